@@ -1,0 +1,90 @@
+#include "internal/base/arena.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct arena_block {
+    struct arena_block *next;
+    size_t cap, used;
+    _Alignas(16) uint8_t data[];
+};
+
+enum { BLOCK_MIN = 4096 - 64 };
+
+void *arena_alloc(struct arena *a, size_t n) {
+    size_t want;
+    if (ck_add(n, 15u, &want)) {
+        return NULL;
+    }
+    want &= ~(size_t)15;
+    struct arena_block *b = a->head;
+    if (!b || b->cap - b->used < want) {
+        size_t cap = want > BLOCK_MIN ? want : BLOCK_MIN;
+        if (want > a->max || a->used > a->max - want) {
+            return NULL;
+        }
+        b = calloc(1, sizeof(*b) + cap);
+        if (!b) {
+            return NULL;
+        }
+        b->cap = cap;
+        b->next = a->head;
+        a->head = b;
+        a->used += cap;
+    }
+    void *p = b->data + b->used;
+    b->used += want;
+    return p;
+}
+
+char *arena_str(struct arena *a, struct span s) {
+    char *p = arena_alloc(a, s.n + 1);
+    if (p && s.n) {
+        memcpy(p, s.p, s.n);
+    }
+    return p;
+}
+
+struct span arena_copy(struct arena *a, struct span s) {
+    char *p = arena_str(a, s);
+    return p ? span_of(p, s.n) : SPAN_EMPTY;
+}
+
+char *arena_fmt(struct arena *a, const char *fmt, ...) {
+    va_list ap, again;
+    va_start(ap, fmt);
+    va_copy(again, ap);
+    int n = vsnprintf(NULL, 0, fmt, ap);
+    va_end(ap);
+    char *p = n < 0 ? NULL : arena_alloc(a, (size_t)n + 1);
+    if (p) {
+        vsnprintf(p, (size_t)n + 1, fmt, again);
+    }
+    va_end(again);
+    return p;
+}
+
+void arena_reset(struct arena *a) {
+    struct arena_block *b = a->head;
+    while (b && b->next) {
+        struct arena_block *next = b->next;
+        free(b);
+        b = next;
+    }
+    a->head = b;
+    a->used = b ? b->cap : 0;
+    if (b) {
+        memset(b->data, 0, b->used);
+        b->used = 0;
+    }
+}
+
+void arena_fini(struct arena *a) {
+    while (a->head) {
+        struct arena_block *next = a->head->next;
+        free(a->head);
+        a->head = next;
+    }
+    a->used = 0;
+}

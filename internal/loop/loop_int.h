@@ -1,0 +1,28 @@
+/* Private to loop: what loop.c and work.c share. */
+#ifndef KF_LOOP_INT_H
+#define KF_LOOP_INT_H
+
+#include "internal/loop/loop.h"
+
+#include <sys/epoll.h>
+
+enum { LIM_LOOP_EVENTS = 64 };
+
+struct lanes;
+
+struct loop {
+    int epfd;
+    bool stopping, is_virtual;
+    uint64_t now;
+    struct loop_timer **heap;
+    size_t n_timers, cap_timers, n_ios;
+    struct list hooks;
+    struct epoll_event batch[LIM_LOOP_EVENTS];
+    int batch_n, batch_at;
+    struct lanes *lanes; /* NULL until the first work item */
+    struct loop_io lanes_io;
+};
+
+void lanes_free(struct loop *l); /* drains, joins, runs the remaining done callbacks */
+
+#endif

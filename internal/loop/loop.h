@@ -13,6 +13,7 @@
 #define KF_LOOP_H
 
 #include "internal/base/buf.h"
+#include "internal/base/arena.h"
 #include "internal/base/map.h"
 
 #include <signal.h>

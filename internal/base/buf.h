@@ -38,7 +38,7 @@ int buf_le64(struct buf *b, uint64_t v);
 int buf_varint(struct buf *b, uint64_t v);
 int buf_zero(struct buf *b, size_t n); /* n zero bytes */
 int buf_fmt(struct buf *b, const char *fmt, ...) PRINTF(2, 3);
-int buf_vfmt(struct buf *b, const char *fmt, va_list ap);
+int buf_vfmt(struct buf *b, const char *fmt, va_list ap) PRINTF(2, 0);
 int buf_u64(struct buf *b, uint64_t v); /* decimal */
 /* Room for n more bytes, to be filled by the caller and then counted with buf_added. NULL on failure. */
 NODISCARD uint8_t *buf_room(struct buf *b, size_t n);

@@ -12,10 +12,9 @@ static const struct {
     unsigned grpc, http;
     const char *reason;
     int exit_status;
-} tab[ERR_MAX_] = {
-    [ERR_OK] = {"OK", 0, 200, "", 0},
+} tab[ERR_MAX_] = {[ERR_OK] = {"OK", 0, 200, "", 0},
 #define X(n, g, h, r, x) [ERR_##n] = {#n, g, h, r, x},
-    ERR_LIST(X)
+                   ERR_LIST(X)
 #undef X
 };
 
@@ -71,25 +70,18 @@ int err_set(struct err *e, enum err_code c, const char *fmt, ...) {
 static enum err_code from_errno(int sys) {
     switch (sys) {
     case ENOENT:
-    case ENOTDIR:
-        return ERR_NOT_FOUND;
-    case EEXIST:
-        return ERR_EXISTS;
+    case ENOTDIR: return ERR_NOT_FOUND;
+    case EEXIST: return ERR_EXISTS;
     case EACCES:
-    case EPERM:
-        return ERR_FORBIDDEN;
-    case ENOMEM:
-        return ERR_NOMEM;
+    case EPERM: return ERR_FORBIDDEN;
+    case ENOMEM: return ERR_NOMEM;
     case ECONNREFUSED:
     case ECONNRESET:
     case EHOSTUNREACH:
     case ENETUNREACH:
-    case EPIPE:
-        return ERR_UNAVAILABLE;
-    case ETIMEDOUT:
-        return ERR_TIMEOUT;
-    default:
-        return ERR_IO;
+    case EPIPE: return ERR_UNAVAILABLE;
+    case ETIMEDOUT: return ERR_TIMEOUT;
+    default: return ERR_IO;
     }
 }
 

@@ -33,11 +33,13 @@ uint64_t rand_below(uint64_t n) {
 }
 
 uint64_t rand_process_seed(void) {
-    static uint64_t seed; /* written once with the same kind of value; a race only costs a rehash-free reseed */
+    /* written once with the same kind of value; a race only costs a rehash-free reseed */
+    static uint64_t seed;
     uint64_t s = __atomic_load_n(&seed, __ATOMIC_ACQUIRE);
     if (!s) {
         uint64_t fresh = rand_u64() | 1;
-        if (__atomic_compare_exchange_n(&seed, &s, fresh, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+        if (__atomic_compare_exchange_n(&seed, &s, fresh, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE)) {
             s = fresh;
         }
     }
@@ -112,8 +114,8 @@ static void put_time(uint64_t s, unsigned micro, bool with_micro, char *dst) {
     if (with_micro) {
         (void)str_put(frac, sizeof(frac), ".%06u", micro % 1000000u);
     }
-    (void)str_put(dst, TIME_STR, "%04u-%02u-%02uT%02u:%02u:%02u%sZ", (unsigned)y % 10000u, m % 100u, d % 100u,
-                  sec / 3600 % 100u, sec / 60 % 60, sec % 60, frac);
+    (void)str_put(dst, TIME_STR, "%04u-%02u-%02uT%02u:%02u:%02u%sZ", (unsigned)y % 10000u, m % 100u,
+                  d % 100u, sec / 3600 % 100u, sec / 60 % 60, sec % 60, frac);
 }
 
 void time_rfc3339(uint64_t wall_s, char dst[TIME_STR]) {
@@ -136,10 +138,11 @@ static int literal(struct span *s, uint8_t c) {
 
 int time_parse(struct span s, uint64_t *ret_wall_ns) {
     uint64_t y, mo, d, h, mi, se, frac = 0;
-    if (digits(&s, 4, 1970, 9999, &y) < 0 || literal(&s, '-') < 0 || digits(&s, 2, 1, 12, &mo) < 0 ||
-        literal(&s, '-') < 0 || digits(&s, 2, 1, 31, &d) < 0 || s.n < 1 || (s.p[0] | 32) != 't' ||
-        span_skip(&s, 1) < 0 || digits(&s, 2, 0, 23, &h) < 0 || literal(&s, ':') < 0 ||
-        digits(&s, 2, 0, 59, &mi) < 0 || literal(&s, ':') < 0 || digits(&s, 2, 0, 60, &se) < 0) {
+    if (digits(&s, 4, 1970, 9999, &y) < 0 || literal(&s, '-') < 0 ||
+        digits(&s, 2, 1, 12, &mo) < 0 || literal(&s, '-') < 0 || digits(&s, 2, 1, 31, &d) < 0 ||
+        s.n < 1 || (s.p[0] | 32) != 't' || span_skip(&s, 1) < 0 || digits(&s, 2, 0, 23, &h) < 0 ||
+        literal(&s, ':') < 0 || digits(&s, 2, 0, 59, &mi) < 0 || literal(&s, ':') < 0 ||
+        digits(&s, 2, 0, 60, &se) < 0) {
         return -ERR_INVALID;
     }
     if (s.n && s.p[0] == '.') {
@@ -159,7 +162,8 @@ int time_parse(struct span s, uint64_t *ret_wall_ns) {
     }
     if (c == '+' || c == '-') {
         uint64_t zh, zm;
-        if (digits(&s, 2, 0, 23, &zh) < 0 || literal(&s, ':') < 0 || digits(&s, 2, 0, 59, &zm) < 0) {
+        if (digits(&s, 2, 0, 23, &zh) < 0 || literal(&s, ':') < 0 ||
+            digits(&s, 2, 0, 59, &zm) < 0) {
             return -ERR_INVALID;
         }
         zone = (int64_t)(zh * 3600 + zm * 60) * (c == '-' ? -1 : 1);
@@ -302,8 +306,8 @@ int url_decode(struct buf *b, struct span s, bool plus_space) {
 int url_encode(struct buf *b, struct span s) {
     for (size_t i = 0; i < s.n; i++) {
         uint8_t c = s.p[i];
-        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-                     c == '.' || c == '_' || c == '~';
+        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                     c == '-' || c == '.' || c == '_' || c == '~';
         if (plain) {
             buf_u8(b, c);
         } else {

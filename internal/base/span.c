@@ -55,14 +55,14 @@ static int take_le(struct span *s, size_t n, uint64_t *ret) {
     return 0;
 }
 
-#define TAKE_INT(name, order, bytes, type)           \
-    int name(struct span *s, type *ret) {            \
-        uint64_t v;                                  \
-        int rc = take_##order(s, bytes, &v);         \
-        if (rc >= 0) {                               \
-            *ret = (type)v;                          \
-        }                                            \
-        return rc;                                   \
+#define TAKE_INT(name, order, bytes, type)   \
+    int name(struct span *s, type *ret) {    \
+        uint64_t v;                          \
+        int rc = take_##order(s, bytes, &v); \
+        if (rc >= 0) {                       \
+            *ret = (type)v;                  \
+        }                                    \
+        return rc;                           \
     }
 TAKE_INT(span_be16, be, 2, uint16_t)
 TAKE_INT(span_be32, be, 4, uint32_t)

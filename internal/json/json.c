@@ -53,7 +53,8 @@ static int check_tree(yyjson_val *root, size_t n_vals, unsigned flags, struct er
                     size_t n = 0;
                     while (!dup && (k = yyjson_obj_iter_next(&it))) {
                         for (size_t i = 0; i < n && !dup; i++) {
-                            if (yyjson_equals_strn(earlier[i], yyjson_get_str(k), yyjson_get_len(k))) {
+                            if (yyjson_equals_strn(earlier[i], yyjson_get_str(k),
+                                                   yyjson_get_len(k))) {
                                 dup = yyjson_get_str(k);
                             }
                         }
@@ -68,7 +69,8 @@ static int check_tree(yyjson_val *root, size_t n_vals, unsigned flags, struct er
                     map_fini(&keys);
                 }
                 if (dup) {
-                    return err_set(e, ERR_INVALID, "json: key \"%s\" occurs twice in one object", dup);
+                    return err_set(e, ERR_INVALID, "json: key \"%s\" occurs twice in one object",
+                                   dup);
                 }
             }
             if (yyjson_get_len(v)) {
@@ -154,18 +156,13 @@ void json_set_root(struct json_doc *d, struct json *v) {
 enum json_kind json_kind(const struct json *v) {
     yyjson_mut_val *m = val(v);
     switch (yyjson_mut_get_type(m)) {
-    case YYJSON_TYPE_BOOL:
-        return JSON_BOOL;
+    case YYJSON_TYPE_BOOL: return JSON_BOOL;
     case YYJSON_TYPE_NUM:
         return yyjson_mut_is_uint(m) ? JSON_UINT : yyjson_mut_is_sint(m) ? JSON_INT : JSON_REAL;
-    case YYJSON_TYPE_STR:
-        return JSON_STRING;
-    case YYJSON_TYPE_ARR:
-        return JSON_ARRAY;
-    case YYJSON_TYPE_OBJ:
-        return JSON_OBJECT;
-    default:
-        return JSON_NULL;
+    case YYJSON_TYPE_STR: return JSON_STRING;
+    case YYJSON_TYPE_ARR: return JSON_ARRAY;
+    case YYJSON_TYPE_OBJ: return JSON_OBJECT;
+    default: return JSON_NULL;
     }
 }
 bool json_is_obj(const struct json *v) {
@@ -384,10 +381,8 @@ bool json_eq(const struct json *a, const struct json *b) {
         return false;
     }
     switch (ka) {
-    case JSON_BOOL:
-        return json_bool(a, false) == json_bool(b, false);
-    case JSON_STRING:
-        return span_eq(json_span(a), json_span(b));
+    case JSON_BOOL: return json_bool(a, false) == json_bool(b, false);
+    case JSON_STRING: return span_eq(json_span(a), json_span(b));
     case JSON_ARRAY: {
         if (json_len(a) != json_len(b)) {
             return false;
@@ -415,8 +410,7 @@ bool json_eq(const struct json *a, const struct json *b) {
     case JSON_NULL:
     case JSON_INT:
     case JSON_UINT:
-    case JSON_REAL:
-        break;
+    case JSON_REAL: break;
     }
     return true;
 }
@@ -426,7 +420,8 @@ int json_write(const struct json *v, unsigned flags, struct buf *b) {
         return buf_str(b, "null");
     }
     size_t n = 0;
-    yyjson_write_flag f = flags & JSON_PRETTY ? YYJSON_WRITE_PRETTY_TWO_SPACES : YYJSON_WRITE_NOFLAG;
+    yyjson_write_flag f =
+        flags & JSON_PRETTY ? YYJSON_WRITE_PRETTY_TWO_SPACES : YYJSON_WRITE_NOFLAG;
     char *s = yyjson_mut_val_write_opts(val(v), f, NULL, &n, NULL);
     if (!s) {
         b->failed = b->failed ? b->failed : -ERR_INVALID;
@@ -454,15 +449,9 @@ int json_write_str(struct buf *b, struct span s) {
             buf_u8(b, '\\');
             buf_u8(b, c);
             break;
-        case '\n':
-            buf_str(b, "\\n");
-            break;
-        case '\t':
-            buf_str(b, "\\t");
-            break;
-        case '\r':
-            buf_str(b, "\\r");
-            break;
+        case '\n': buf_str(b, "\\n"); break;
+        case '\t': buf_str(b, "\\t"); break;
+        case '\r': buf_str(b, "\\r"); break;
         default:
             buf_str(b, "\\u00");
             buf_u8(b, (uint8_t)hex[c >> 4]);

@@ -63,12 +63,8 @@ static void key_value(struct buf *b, const char *key, struct span v, bool text) 
 static void field(struct buf *b, const struct log_field *f) {
     char num[24];
     switch (f->kind) {
-    case LF_STR:
-        key_value(b, f->key, f->v.s ? span_str(f->v.s) : SPAN_LIT("-"), true);
-        break;
-    case LF_SPAN:
-        key_value(b, f->key, f->v.span, true);
-        break;
+    case LF_STR: key_value(b, f->key, f->v.s ? span_str(f->v.s) : SPAN_LIT("-"), true); break;
+    case LF_SPAN: key_value(b, f->key, f->v.span, true); break;
     case LF_U64:
         (void)str_put(num, sizeof(num), "%llu", (unsigned long long)f->v.u);
         key_value(b, f->key, span_str(num), false);
@@ -77,12 +73,12 @@ static void field(struct buf *b, const struct log_field *f) {
         (void)str_put(num, sizeof(num), "%lld", (long long)f->v.i);
         key_value(b, f->key, span_str(num), false);
         break;
-    case LF_END:
-        break;
+    case LF_END: break;
     }
 }
 
-void log_write(enum log_level lvl, const char *pkg, const char *msg, const struct log_field *fields) {
+void log_write(enum log_level lvl, const char *pkg, const char *msg,
+               const struct log_field *fields) {
     if (lvl < g_log.level) {
         return;
     }

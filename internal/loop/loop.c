@@ -54,8 +54,8 @@ uint64_t loop_now(const struct loop *l) {
 
 /* ---- file descriptors ---- */
 
-int loop_io_start(struct loop *l, struct loop_io *io, int fd, uint32_t ev, loop_io_cb *cb, const char *name,
-                  struct err *e) {
+int loop_io_start(struct loop *l, struct loop_io *io, int fd, uint32_t ev, loop_io_cb *cb,
+                  const char *name, struct err *e) {
     struct epoll_event ee = {.events = ev, .data.ptr = io};
     *io = (struct loop_io){NULL, fd, ev, cb, name};
     if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, fd, &ee) < 0) {
@@ -116,7 +116,8 @@ static void sift(struct loop *l, size_t i, struct loop_timer *t) {
     place(l, i, t);
 }
 
-void loop_timer_start(struct loop *l, struct loop_timer *t, uint64_t after_ns, loop_timer_cb *cb, const char *name) {
+void loop_timer_start(struct loop *l, struct loop_timer *t, uint64_t after_ns, loop_timer_cb *cb,
+                      const char *name) {
     loop_timer_stop(t);
     t->cb = cb;
     t->name = name;
@@ -213,7 +214,8 @@ static int wait_ms(struct loop *l, uint64_t max_ns) {
     if (wait == UINT64_MAX) {
         return -1;
     }
-    uint64_t ms = (wait + NS_PER_MS - 1) / NS_PER_MS; /* round up: never wake before a timer is due */
+    uint64_t ms =
+        (wait + NS_PER_MS - 1) / NS_PER_MS; /* round up: never wake before a timer is due */
     return ms > 3600000 ? 3600000 : (int)ms;
 }
 
@@ -278,7 +280,8 @@ static void child_ready(struct loop_io *io, uint32_t events) {
     }
 }
 
-int loop_child_start(struct loop *l, struct loop_child *c, int own_pidfd, loop_child_cb *cb, struct err *e) {
+int loop_child_start(struct loop *l, struct loop_child *c, int own_pidfd, loop_child_cb *cb,
+                     struct err *e) {
     c->l = l;
     c->cb = cb;
     int rc = loop_io_start(l, &c->io, own_pidfd, LOOP_READ, child_ready, "child", e);
@@ -306,7 +309,8 @@ static void signal_ready(struct loop_io *io, uint32_t events) {
     }
 }
 
-int loop_signal_start(struct loop *l, struct loop_signal *s, const sigset_t *set, loop_signal_cb *cb, struct err *e) {
+int loop_signal_start(struct loop *l, struct loop_signal *s, const sigset_t *set,
+                      loop_signal_cb *cb, struct err *e) {
     if (sigprocmask(SIG_BLOCK, set, NULL) < 0) {
         return err_sys(e, errno, "sigprocmask");
     }

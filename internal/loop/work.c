@@ -7,7 +7,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { LANE_STACK = 512 * 1024 }; /* musl's default of 128 KiB is too small for SQLite; glibc's 8 MiB would hide it */
+enum {
+    LANE_STACK = 512 * 1024
+}; /* musl's default of 128 KiB is too small for SQLite; glibc's 8 MiB would hide it */
 
 struct fifo {
     struct loop_work *head, **tail;

@@ -36,11 +36,6 @@ void t_register_fuzz(struct t_fuzz *f);
     }                                                                                \
     static void test_##pkg_##_##name_(void **state __attribute__((unused)))
 
-#ifdef KF_FUZZ_MAIN /* one target linked with libFuzzer */
-#define FUZZ(name_) \
-    int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n); \
-    int LLVMFuzzerTestOneInput
-#else
 #define FUZZ(name_)                                                                  \
     static int fuzz_##name_(const uint8_t *p, size_t n);                             \
     __attribute__((constructor)) static void regf_##name_(void) {                    \
@@ -48,7 +43,6 @@ void t_register_fuzz(struct t_fuzz *f);
         t_register_fuzz(&f);                                                         \
     }                                                                                \
     static int fuzz_##name_
-#endif
 
 #define ASSERT(c) assert_true(c)
 #define ASSERT_EQ(want, got) assert_int_equal((want), (got))

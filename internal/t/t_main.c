@@ -39,7 +39,8 @@ struct span t_gen_bytes(struct t_gen *g, size_t max) {
     return out;
 }
 
-void t_property(const char *name, int (*prop)(const uint8_t *p, size_t n), size_t rounds, size_t max) {
+void t_property(const char *name, int (*prop)(const uint8_t *p, size_t n), size_t rounds,
+                size_t max) {
     const char *fixed = getenv("KF_SEED");
     uint64_t seed = rand_u64();
     if (fixed && span_to_u64(span_str(fixed), 0, UINT64_MAX, &seed) < 0) {
@@ -83,6 +84,33 @@ int t_read_file(const char *path, struct buf *b) {
     fclose(f);
     return buf_ok(b);
 }
+
+#ifdef KF_FUZZ_MAIN /* libFuzzer has main(); every target is linked in, KF_FUZZ= names the one to \
+                       run */
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n);
+
+static const struct t_fuzz *g_chosen;
+
+int LLVMFuzzerInitialize(int *argc __attribute__((unused)), char ***argv __attribute__((unused))) {
+    const char *want = getenv("KF_FUZZ");
+    for (g_chosen = g_fuzz; g_chosen && !(want && str_eq(g_chosen->name, want));) {
+        g_chosen = g_chosen->next;
+    }
+    if (!g_chosen) {
+        fprintf(stderr, "no fuzz target %s; there are:\n", want ? want : "in KF_FUZZ");
+        for (struct t_fuzz *f = g_fuzz; f; f = f->next) {
+            fprintf(stderr, "  %s\n", f->name);
+        }
+        exit(2);
+    }
+    return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
+    return g_chosen->fn(p, n);
+}
+#else
 
 /* --replay NAME FILE…: runs one fuzz target over files. */
 static int replay(int argc, char **argv) {
@@ -139,3 +167,4 @@ int main(int argc, char **argv) {
     free(tests);
     return failed || (!n && only) ? 1 : 0;
 }
+#endif

@@ -6,6 +6,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
+.DEFAULT_GOAL := all
 
 VERSION := 0.1.0
 B := build

@@ -1,0 +1,21 @@
+#include "cmd/cmd.h"
+
+#define CMD(id) int cmd_##id(struct cmdctx *c, struct err *e);
+CMD(help)
+CMD(version)
+#undef CMD
+
+const struct cmd cmd_table[] = {
+    {"help", "[COMMAND]", "list the commands or explain one", cmd_help, 0},
+    {"version", "", "print the version", cmd_version, 0},
+    {NULL, NULL, NULL, NULL, 0},
+};
+
+const struct cmd *cmd_find(const char *name) {
+    for (const struct cmd *k = cmd_table; k->name; k++) {
+        if (str_eq(k->name, name)) {
+            return k;
+        }
+    }
+    return NULL;
+}

@@ -1,0 +1,148 @@
+#include "cmd/cmd.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { LIM_CONFIG = 1 << 20, LIM_OPTS = 96 };
+
+static void print_help(const struct cmdctx *c, const struct opt *opts) {
+    printf("Usage: kfarm %s %s%s\n\n%s.\n", c->cmd->name, opts->name ? "[OPTIONS] " : "",
+           c->cmd->args, c->cmd->summary);
+    if (opts->name) {
+        fputs("\nOptions:\n", stdout);
+    }
+    for (const struct opt *o = opts; o->name; o++) {
+        char left[64];
+        (void)str_put(left, sizeof(left), "--%s%s%s", o->name, o->arg ? " " : "",
+                      o->arg ? o->arg : "");
+        printf("  %-32s %s", left, o->help);
+        if (o->kind == OPT_STR && *(const char **)o->dst && **(const char **)o->dst) {
+            printf(" (default %s)", *(const char **)o->dst);
+        } else if (o->kind == OPT_I64 && *(int64_t *)o->dst) {
+            printf(" (default %lld)", (long long)*(int64_t *)o->dst);
+        } else if (o->kind == OPT_BOOL && *(bool *)o->dst) {
+            fputs(" (default true)", stdout);
+        }
+        putchar('\n');
+    }
+}
+
+static int parse_bool(const char *v, bool *ret) {
+    bool yes = str_eq(v, "true") || str_eq(v, "1") || str_eq(v, "yes");
+    if (!yes && !str_eq(v, "false") && !str_eq(v, "0") && !str_eq(v, "no")) {
+        return -ERR_USAGE;
+    }
+    *ret = yes;
+    return 0;
+}
+
+/* Values from argv and the environment live as long as the process; list members are split into copies. */
+static int set(const struct opt *o, const char *v, const char *where, struct err *e) {
+    switch (o->kind) {
+    case OPT_STR: *(const char **)o->dst = v; return 0;
+    case OPT_BOOL:
+        if (parse_bool(v, o->dst) < 0) {
+            return err_set(e, ERR_USAGE, "%s%s: \"%s\" is not true or false", where, o->name, v);
+        }
+        return 0;
+    case OPT_I64:
+        if (span_to_i64(span_str(v), INT64_MIN, INT64_MAX, o->dst) < 0) {
+            return err_set(e, ERR_USAGE, "%s%s: \"%s\" is not a number", where, o->name, v);
+        }
+        return 0;
+    case OPT_LIST: {
+        struct opt_list *l = o->dst;
+        struct span rest = span_str(v), one;
+        while (span_next(&rest, ',', &one)) {
+            if (l->n == OPT_LIST_MAX) {
+                return err_set(e, ERR_USAGE, "%s%s: more than %d values", where, o->name,
+                               OPT_LIST_MAX);
+            }
+            if (one.n) {
+                l->v[l->n++] = str_dupn(one.p, one.n);
+            }
+        }
+        return 0;
+    }
+    }
+    return -ERR_INTERNAL;
+}
+
+static const struct opt *find(const struct opt *opts, struct span name) {
+    for (const struct opt *o = opts; o->name; o++) {
+        if (span_eq_str(name, o->name)) {
+            return o;
+        }
+    }
+    return NULL;
+}
+
+static int from_env(const struct opt *opts, bool *is_set, struct err *e) {
+    for (size_t i = 0; opts[i].name; i++) {
+        char var[80] = "KFARM_";
+        size_t n = strlen(var);
+        for (const char *s = opts[i].name; *s && n < sizeof(var) - 1; s++) {
+            var[n++] = *s == '-' ? '_' : *s >= 'a' && *s <= 'z' ? (char)(*s - 32) : *s;
+        }
+        const char *v = is_set[i] ? NULL : getenv(var);
+        if (v) {
+            int rc = set(&opts[i], v, "environment: ", e);
+            if (rc < 0) {
+                return rc;
+            }
+            is_set[i] = true;
+        }
+    }
+    return 0;
+}
+
+int opt_parse(struct cmdctx *c, const struct opt *opts, struct opt_list *ret_pos,
+              const char *config_path, struct err *e) {
+    bool is_set[LIM_OPTS] = {false};
+    bool only_pos = false;
+    int rc;
+    for (int i = 1; i < c->argc; i++) {
+        const char *a = c->argv[i];
+        if (only_pos || a[0] != '-' || !a[1]) {
+            if (!ret_pos || ret_pos->n == OPT_LIST_MAX) {
+                return err_set(e, ERR_USAGE, "unexpected argument \"%s\"", a);
+            }
+            ret_pos->v[ret_pos->n++] = a;
+            continue;
+        }
+        if (str_eq(a, "--")) {
+            only_pos = true;
+            continue;
+        }
+        if (str_eq(a, "-h") || str_eq(a, "--help")) {
+            print_help(c, opts);
+            exit(0);
+        }
+        struct span s = span_str(a), name;
+        if (!span_starts(s, "--")) {
+            return err_set(e, ERR_USAGE, "unknown option %s; kfarm %s --help lists them", a,
+                           c->cmd->name);
+        }
+        IGNORE_ERR(span_skip(&s, 2), "prefix checked");
+        bool has_value = span_index(s, '=') >= 0;
+        span_next(&s, '=', &name);
+        const struct opt *o = find(opts, name);
+        if (!o) {
+            return err_set(e, ERR_USAGE, "unknown option --%.*s; kfarm %s --help lists them",
+                           SPAN_FMT(name), c->cmd->name);
+        }
+        const char *v = has_value ? (const char *)s.p : o->kind == OPT_BOOL ? "true" : c->argv[++i];
+        if (!v) {
+            return err_set(e, ERR_USAGE, "option --%s needs a value", o->name);
+        }
+        if ((rc = set(o, v, "--", e)) < 0) {
+            return rc;
+        }
+        is_set[o - opts] = true;
+    }
+    if ((rc = from_env(opts, is_set, e)) < 0) {
+        return rc;
+    }
+    (void)config_path;
+    return 0;
+}

@@ -69,7 +69,8 @@ apt_prepare() {
     mirror=${mirror%/}
     pool=$mirror/pool/main
     say "reading the index of $suite"
-    apt-get "${apt[@]}" update >&2 || die "the index of $suite could not be fetched from the mirror"
+    apt-get "${apt[@]}" -o APT::Update::Error-Mode=any update >&2 ||
+        die "the index of $suite could not be fetched from the mirror"
 }
 
 fetch() {
@@ -82,7 +83,7 @@ fetch() {
     fi
     [ -n "${pool:-}" ] || apt_prepare
     listed=$(apt-get "${apt[@]}" source --print-uris "$name=$version" 2>/dev/null |
-        awk -v f="$file" '$2 == f { gsub("\047", "", $1); print $1, $4 }')
+        awk -v f="$file" '$2 == f { gsub("\047", "", $1); print $1, $4 }') || true
     if [ -n "$listed" ]; then
         [ "${listed#* }" = "SHA256:$hash" ] || die "$file: the signed index says ${listed#* }, pinned is $hash"
         uri=${listed% *}
@@ -99,14 +100,18 @@ fetch() {
     mv "$tmp/$file" "$cache/src/$file"
 }
 
+archives=$(grep -Ev '^(#|SUITE|$)' "$lock_file")
 pool=
-unpacking=()
 while read -r name version file hash; do
     has_hash "$cache/src/$file" "$hash" || fetch "$name" "$version" "$file" "$hash"
+done <<<"$archives"
+
+unpacking=()
+while read -r name version file hash; do
     mkdir -p "$tmp/src/$name"
     tar -xf "$cache/src/$file" -C "$tmp/src/$name" --strip-components=1 --no-same-owner &
     unpacking+=($!)
-done < <(grep -Ev '^(#|SUITE|$)' "$lock_file")
+done <<<"$archives"
 for pid in "${unpacking[@]}"; do
     wait "$pid" || die "an archive could not be unpacked"
 done

@@ -79,7 +79,7 @@ $(foreach v,rel check check-clang tsan fuzz clang,$(eval $(call VARIANT,$(v))))
 # --- the product ---------------------------------------------------------------------------------
 
 .PHONY: all
-all: $(if $(cmd_c),$(B)/kfarm,$(call objs,rel,$(lib_c)))
+all: $(B)/kfarm
 
 # The binary must be static without an interpreter (musl-gcc falls back to a dynamic one silently)
 # and must stay small.

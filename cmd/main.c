@@ -49,11 +49,10 @@ int cmd_version(struct cmdctx *c, struct err *e) {
     return 0;
 }
 
-/* As PID 1 of an initrd the program is started as /init, without arguments of ours. */
-static char agent_name[] = "agent";
-
 int main(int argc, char **argv) {
     struct err e = ERR_INIT;
+    /* As PID 1 of an initrd the program is started as /init, without arguments of ours. */
+    char agent_name[] = "agent";
     char *pid1_argv[] = {agent_name, NULL};
     signal(SIGPIPE, SIG_IGN);
     umask(022);

@@ -31,6 +31,7 @@ struct ipc_handler {
 NODISCARD int ipc_pair(int ret_fds[2], struct err *e);
 NODISCARD int ipc_new(struct loop *l, int own_fd, const struct ipc_handler *h, struct ipc **ret, struct err *e);
 void ipc_free(struct ipc *c);
+struct loop *ipc_loop(const struct ipc *c);
 /* own_fd: -1 or a descriptor that is sent and closed here. */
 NODISCARD int ipc_send(struct ipc *c, uint16_t type, struct span body, int own_fd, struct err *e);
 typedef void ipc_reply_cb(void *ctx, int rc, struct ipc_msg *m, const struct err *e);

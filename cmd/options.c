@@ -1,5 +1,8 @@
 #include "cmd/cmd.h"
 
+#include "internal/sys/sys.h"
+#include "internal/yaml/yaml.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -96,6 +99,58 @@ static int from_env(const struct opt *opts, bool *is_set, struct err *e) {
     return 0;
 }
 
+static int set_json(const struct opt *o, const struct json *v, const char *path, struct err *e) {
+    char num[32];
+    if (json_is_arr(v) && o->kind == OPT_LIST) {
+        JSON_EACH(it, x, v) {
+            int rc = json_str(x) ? set(o, str_dup(json_str(x)), "", e)
+                                 : err_set(e, ERR_USAGE, "%s: %s: list members must be strings",
+                                           path, o->name);
+            if (rc < 0) {
+                return rc;
+            }
+        }
+        return 0;
+    }
+    if (json_is_int(v)) {
+        (void)str_put(num, sizeof(num), "%lld", (long long)json_i64(v, 0));
+        return set(o, str_dup(num), path, e);
+    }
+    if (json_kind(v) == JSON_BOOL) {
+        return set(o, json_bool(v, false) ? "true" : "false", path, e);
+    }
+    if (!json_str(v)) {
+        return err_set(e, ERR_USAGE, "%s: %s: unexpected kind of value", path, o->name);
+    }
+    return set(o, str_dup(json_str(v)), path, e);
+}
+
+static int from_file(const struct opt *opts, bool *is_set, const char *path, struct err *e) {
+    AUTO(buf) struct buf b = BUF_INIT(LIM_CONFIG);
+    int rc = sys_file_read(AT_FDCWD, path, &b, e);
+    if (rc == -ERR_NOT_FOUND) {
+        err_reset(e);
+        return 0;
+    }
+    AUTO(json_docp) struct json_doc *d = NULL;
+    if (rc < 0 || (rc = yaml_parse(buf_view(&b), &d, e)) < 0) {
+        return rc < 0 ? err_wrap(e, "config file %s", path) : rc;
+    }
+    if (json_root(d) && !json_is_null(json_root(d)) && !json_is_obj(json_root(d))) {
+        return err_set(e, ERR_USAGE, "config file %s: must be a map of option names", path);
+    }
+    JSON_EACH_KV(it, k, v, json_root(d)) {
+        const struct opt *o = find(opts, span_str(k));
+        if (!o) {
+            return err_set(e, ERR_USAGE, "config file %s: unknown key \"%s\"", path, k);
+        }
+        if (!is_set[o - opts] && (rc = set_json(o, v, path, e)) < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
 int opt_parse(struct cmdctx *c, const struct opt *opts, struct opt_list *ret_pos,
               const char *config_path, struct err *e) {
     bool is_set[LIM_OPTS] = {false};
@@ -143,6 +198,10 @@ int opt_parse(struct cmdctx *c, const struct opt *opts, struct opt_list *ret_pos
     if ((rc = from_env(opts, is_set, e)) < 0) {
         return rc;
     }
-    (void)config_path;
-    return 0;
+    /* --config FILE, when the command has that option, replaces the default path. */
+    const struct opt *cfg = find(opts, SPAN_LIT("config"));
+    if (cfg && *(const char **)cfg->dst) {
+        config_path = *(const char **)cfg->dst;
+    }
+    return config_path ? from_file(opts, is_set, config_path, e) : 0;
 }

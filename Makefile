@@ -8,7 +8,6 @@ SHELL := /bin/bash
 .SECONDARY:
 .DEFAULT_GOAL := all
 
-VERSION := 0.1.0
 B := build
 export SOURCE_DATE_EPOCH ?= 0
 export LC_ALL := C.UTF-8
@@ -36,7 +35,7 @@ deps := $(B)/deps
 warn := -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wstrict-prototypes \
   -Wmissing-prototypes -Wold-style-definition -Wvla -Wformat=2 -Wimplicit-fallthrough \
   -Wswitch-enum -Wundef -Wwrite-strings -Wpointer-arith -Wcast-qual -Werror
-common := -std=gnu11 -g -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DKFARM_VERSION='"$(VERSION)"' -I. \
+common := -std=gnu11 -g -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. \
   -fno-common -fno-strict-aliasing -fvisibility=hidden -Wdate-time $(warn) \
   $(addprefix -include ,$(wildcard internal/base/banned.h)) \
   -ffile-prefix-map=$(CURDIR)/= -ffile-prefix-map=$(CURDIR)=.
@@ -109,7 +108,7 @@ $(B)/deps.stamp: $(deps_inputs) $(if $(wildcard $(deps)/musl/lib),,FORCE)
 	echo "$$dir" | cmp -s - $@ || echo "$$dir" >$@
 
 define GENERATED
-$(B)/gen/$(1)_gen.c: internal/$(1)/gen.py $(wildcard internal/$(1)/data/*)
+$(B)/gen/$(1)_gen.c: internal/$(1)/gen.py $(wildcard internal/$(1)/data/* internal/$(1)/data/*/*)
 	$$(call say,gen,$$@)mkdir -p $$(@D); python3 $$< $$@
 endef
 $(foreach p,$(generators:internal/%/gen.py=%),$(eval $(call GENERATED,$(p))))
@@ -157,13 +156,11 @@ clang: $(call objs,clang,$(cmd_c) $(lib_c) $(t_c) $(test_c) $(fuzz_c))
 
 # --- lint ----------------------------------------------------------------------------------------
 
-.PHONY: lint lint-format check-headers fmt
-lint: all check-headers
+.PHONY: lint check-headers check-format fmt
+lint: all check-headers check-format
 	$(call say,lint,layers)scripts/check-layers
 	$(call say,lint,banned)scripts/check-banned
 	$(call say,lint,globals)scripts/check-globals $(B)/obj/rel
-	$(call say,lint,format)for f in $(formatted); do \
-	  clang-format $$f | cmp -s - $$f || { echo "$$f: not formatted (make fmt)" >&2; bad=1; }; done; [ -z "$$bad" ]
 	@echo 'lint: clean'
 
 check-headers: $(headers:%=$(B)/headers/%.ok)
@@ -172,6 +169,11 @@ $(B)/headers/%.h.ok: %.h Makefile $(B)/deps.stamp
 	$(call say,header,$<)mkdir -p $(@D); musl-gcc $(rel_flags) \
 	  -fsyntax-only -MMD -MP -MT $@ -MF $(@:.ok=.d) -x c $<; touch $@
 -include $(headers:%=$(B)/headers/%.d)
+
+check-format: $(formatted:%=$(B)/format/%.ok)
+
+$(B)/format/%.c.ok: %.c .clang-format
+	@mkdir -p $(@D); clang-format $< | cmp -s - $< || { echo '$<: not formatted (make fmt)' >&2; exit 1; }; touch $@
 
 fmt:
 	$(Q)clang-format -i $(formatted)

@@ -24,7 +24,7 @@
 
 enum { LIM_KUBE_OBJECT = 3 << 20, LIM_KUBE_ERRS = 256, LIM_KUBE_NAME = 253 };
 
-struct kube_type;  /* the fields of one object type of one version; constant */
+struct kube_type; /* the fields of one object type of one version; constant */
 struct arena;
 
 /* ---- errors with causes --------------------------------------------------------------------------------- */
@@ -38,12 +38,13 @@ struct kube_cause {
 struct kube_errs {
     struct kube_cause *list;
     size_t n;
-    bool more;      /* causes past LIM_KUBE_ERRS were dropped */
-    char *text;     /* for decoding and patch errors: the one message, NULL otherwise */
+    bool more;  /* causes past LIM_KUBE_ERRS were dropped */
+    char *text; /* for decoding and patch errors: the one message, NULL otherwise */
     struct arena *mem;
 };
 
-#define KUBE_ERRS_INIT {NULL, 0, false, NULL, NULL}
+#define KUBE_ERRS_INIT \
+    { NULL, 0, false, NULL, NULL }
 
 void kube_errs_fini(struct kube_errs *e);
 /* `field` and message are copied. kube_err_add(errs, KUBE_REQUIRED, "spec.x", "may not be empty") gives
@@ -60,19 +61,20 @@ enum kube_cause_kind {
     KUBE_INTERNAL,
     KUBE_TYPE_INVALID,
 };
-void kube_err_add(struct kube_errs *e, enum kube_cause_kind k, const char *field, const struct json *bad,
-                  const char *fmt, ...) PRINTF(5, 6);
-void kube_err_add_str(struct kube_errs *e, enum kube_cause_kind k, const char *field, const char *bad,
-                      const char *fmt, ...) PRINTF(5, 6);
+void kube_err_add(struct kube_errs *e, enum kube_cause_kind k, const char *field,
+                  const struct json *bad, const char *fmt, ...) PRINTF(5, 6);
+void kube_err_add_str(struct kube_errs *e, enum kube_cause_kind k, const char *field,
+                      const char *bad, const char *fmt, ...) PRINTF(5, 6);
 
 /* Status objects, made in d. `details_*` may be NULL. `kind` in details is a kind for Invalid and a resource
  * name ("pods") for NotFound, AlreadyExists, Conflict, as upstream's. */
-struct json *kube_status(struct json_doc *d, unsigned http, const char *reason, const char *message);
-struct json *kube_status_details(struct json_doc *d, struct json *status, const char *group, const char *kind,
-                                 const char *name, const char *uid);
+struct json *kube_status(struct json_doc *d, unsigned http, const char *reason,
+                         const char *message);
+struct json *kube_status_details(struct json_doc *d, struct json *status, const char *group,
+                                 const char *kind, const char *name, const char *uid);
 /* 422 `Pod "x" is invalid: …` with causes. */
-struct json *kube_status_invalid(struct json_doc *d, const char *group, const char *kind, const char *name,
-                                 const struct kube_errs *errs);
+struct json *kube_status_invalid(struct json_doc *d, const char *group, const char *kind,
+                                 const char *name, const struct kube_errs *errs);
 /* 409 of server-side apply: `Apply failed with 1 conflict: conflict with "a" using v1: .data.k`. */
 struct json *kube_status_apply_conflict(struct json_doc *d, const struct kube_errs *errs);
 
@@ -88,33 +90,39 @@ enum kube_verb {
     KUBE_V_UPDATE = 1u << 6,
     KUBE_V_WATCH = 1u << 7,
 };
-enum kube_set { KUBE_SET_UPSTREAM = 1u << 0, KUBE_SET_FARM = 1u << 1 }; /* which clusters serve it */
+enum kube_set {
+    KUBE_SET_UPSTREAM = 1u << 0,
+    KUBE_SET_FARM = 1u << 1
+}; /* which clusters serve it */
 
 struct kube_resource {
-    const char *group;       /* "" for core */
-    const char *version;     /* "v1" */
-    const char *name;        /* "pods" */
-    const char *sub;         /* "" or "status", "scale", "log", … */
-    const char *kind;        /* kind of the bodies, "Pod" */
-    const char *body_group;  /* group and version of `kind` where they differ (autoscaling/v1 Scale), else those above */
+    const char *group;   /* "" for core */
+    const char *version; /* "v1" */
+    const char *name;    /* "pods" */
+    const char *sub;     /* "" or "status", "scale", "log", … */
+    const char *kind;    /* kind of the bodies, "Pod" */
+    const char *
+        body_group; /* group and version of `kind` where they differ (autoscaling/v1 Scale), else those above */
     const char *body_version;
-    const char *singular;    /* "pod"; "" for subresources */
-    const char *short_names; /* "po", comma-separated, or "" */
-    const char *categories;  /* "all", or "" */
-    const struct kube_type *type;      /* of `kind`; NULL for connect-only subresources without a body */
+    const char *singular;         /* "pod"; "" for subresources */
+    const char *short_names;      /* "po", comma-separated, or "" */
+    const char *categories;       /* "all", or "" */
+    const struct kube_type *type; /* of `kind`; NULL for connect-only subresources without a body */
     const struct kube_type *list_type; /* of `kind`List, or NULL */
-    uint8_t verbs;           /* enum kube_verb */
-    uint8_t sets;            /* enum kube_set */
+    uint8_t verbs;                     /* enum kube_verb */
+    uint8_t sets;                      /* enum kube_set */
     bool namespaced;
-    bool stored;             /* this version's form is the one kept in the store (see kube_stored) */
+    bool stored; /* this version's form is the one kept in the store (see kube_stored) */
 };
 
 size_t kube_n_resources(void);
 /* Ordered by group as discovery lists them (core first), version by priority, then name, then subresource. */
 const struct kube_resource *kube_resource_at(size_t i);
 /* `sub` "" or NULL for the resource itself. NULL when there is none. */
-const struct kube_resource *kube_resource_find(const char *group, const char *version, const char *name, const char *sub);
-const struct kube_resource *kube_resource_by_kind(const char *group, const char *version, const char *kind);
+const struct kube_resource *kube_resource_find(const char *group, const char *version,
+                                               const char *name, const char *sub);
+const struct kube_resource *kube_resource_by_kind(const char *group, const char *version,
+                                                  const char *kind);
 /* Resource whose form the store keeps for r: r itself, or the same objects in another version or group
  * (events.k8s.io/v1 events → v1 events, autoscaling/v1 horizontalpodautoscalers → autoscaling/v2). */
 const struct kube_resource *kube_stored(const struct kube_resource *r);
@@ -137,31 +145,34 @@ const struct kube_type *kube_type_find(const char *group, const char *version, c
 /* "group/version" or "version" as in apiVersion. */
 const struct kube_type *kube_type_of(const char *api_version, const char *kind);
 /* Splits "apps/v1" into group and version; group "" for core. -ERR_INVALID for more than one slash. */
-NODISCARD int kube_gv_split(const char *api_version, struct span *ret_group, struct span *ret_version);
+NODISCARD int kube_gv_split(const char *api_version, struct span *ret_group,
+                            struct span *ret_version);
 
 /* ---- decode, default, prepare, validate ------------------------------------------------------------------- */
 
 enum kube_field_validation { KUBE_FV_IGNORE, KUBE_FV_WARN, KUBE_FV_STRICT };
 
-/* Checks v (parsed with JSON_DUPS_OK) against t and makes it canonical in place: unknown, duplicate (last wins),
+/* Checks v (parsed with JSON_DUPS_OK, or from kube_pb_decode) against t and makes it canonical in place: unknown, duplicate (last wins),
  * null and empty-where-omitted fields go; quantities, times and base64 are checked and canonicalised.
  * STRICT: unknown or duplicate fields fail with `strict decoding error: unknown field "spec.foo"` in errs->text.
  * WARN: they are listed as warnings (`unknown field "spec.foo"`), one cause message each.
  * Wrong types always fail; errs->text is what follows `<Kind> in version "<v>" cannot be handled as a <Kind>: `.
  * t NULL: only metadata is checked, the rest is kept. */
-NODISCARD int kube_decode(struct json_doc *d, struct json *v, const struct kube_type *t, enum kube_field_validation fv,
-                          struct kube_errs *errs, struct err *e);
+NODISCARD int kube_decode(struct json_doc *d, struct json *v, const struct kube_type *t,
+                          enum kube_field_validation fv, struct kube_errs *errs, struct err *e);
 /* Fills in defaults of the version of r (as upstream's SetDefaults_*). */
 void kube_default(struct json_doc *d, struct json *obj, const struct kube_resource *r);
 /* The registry's part before validation. Create: status dropped or initialised, generation 1, fields that a writer
  * may not set are reset. Update: what this (sub)resource may not change is taken from old, generation is raised
  * when the spec differs. Neither touches name generation, uid, creationTimestamp, resourceVersion: the server's. */
 void kube_prepare_create(struct json_doc *d, struct json *obj, const struct kube_resource *r);
-void kube_prepare_update(struct json_doc *d, struct json *obj, const struct json *old, const struct kube_resource *r);
+void kube_prepare_update(struct json_doc *d, struct json *obj, const struct json *old,
+                         const struct kube_resource *r);
 /* 0, or -ERR_UNPROCESSABLE with causes. metadata.name is checked after generateName has been expanded. */
-NODISCARD int kube_validate_create(const struct json *obj, const struct kube_resource *r, struct kube_errs *errs);
-NODISCARD int kube_validate_update(const struct json *obj, const struct json *old, const struct kube_resource *r,
+NODISCARD int kube_validate_create(const struct json *obj, const struct kube_resource *r,
                                    struct kube_errs *errs);
+NODISCARD int kube_validate_update(const struct json *obj, const struct json *old,
+                                   const struct kube_resource *r, struct kube_errs *errs);
 /* Non-fatal remarks for Warning headers (deprecated fields and the like), one cause message each. */
 void kube_warnings(const struct json *obj, const struct kube_resource *r, struct kube_errs *ret);
 
@@ -190,28 +201,29 @@ NODISCARD int kube_intstr_scaled(const struct json *v, int64_t total, bool round
 
 /* All change `target` (a tree in d, typically a json_copy of the stored object) and give the new root; values of
  * `patch` may be in another document. On failure errs->text is upstream's message, and the code says the status. */
-NODISCARD int kube_patch_json(struct json_doc *d, struct json *target, const struct json *patch, struct json **ret,
-                              struct kube_errs *errs);
-NODISCARD int kube_patch_merge(struct json_doc *d, struct json *target, const struct json *patch, struct json **ret,
-                               struct kube_errs *errs);
-NODISCARD int kube_patch_strategic(struct json_doc *d, const struct kube_type *t, struct json *target,
-                                   const struct json *patch, struct json **ret, struct kube_errs *errs);
+NODISCARD int kube_patch_json(struct json_doc *d, struct json *target, const struct json *patch,
+                              struct json **ret, struct kube_errs *errs);
+NODISCARD int kube_patch_merge(struct json_doc *d, struct json *target, const struct json *patch,
+                               struct json **ret, struct kube_errs *errs);
+NODISCARD int kube_patch_strategic(struct json_doc *d, const struct kube_type *t,
+                                   struct json *target, const struct json *patch, struct json **ret,
+                                   struct kube_errs *errs);
 
 struct kube_apply_opts {
     const char *manager; /* fieldManager; required for apply */
     const char *time;    /* RFC 3339 seconds for managedFields */
     bool force;
 };
-/* Server-side apply of `applied` (decoded, not defaulted) onto `live` (NULL: create). Result, with new managedFields
- * but not yet defaulted, in *ret. -ERR_CONFLICT with causes (kube_status_apply_conflict), or -ERR_INVALID with text. */
+/* Server-side apply of `applied` (as parsed: not decoded, not defaulted) onto `live` (NULL: create). The result in
+ * *ret carries the new managedFields and goes on through kube_decode and kube_default like an update. -ERR_CONFLICT with causes (kube_status_apply_conflict), or -ERR_INVALID with text. */
 NODISCARD int kube_apply(struct json_doc *d, const struct kube_resource *r, const struct json *live,
-                         const struct json *applied, const struct kube_apply_opts *o, struct json **ret,
-                         struct kube_errs *errs);
+                         const struct json *applied, const struct kube_apply_opts *o,
+                         struct json **ret, struct kube_errs *errs);
 /* Finishes managedFields of obj after any write: compares with old (NULL: create) and moves ownership of changed
  * fields to (o->manager, Update, subresource). After kube_apply pass is_apply (only defaults are then dropped). A
  * request with `managedFields: [{}]` empties them. Same content except times keeps the old times. */
-void kube_managed_update(struct json_doc *d, const struct kube_resource *r, const struct json *old, struct json *obj,
-                         const struct kube_apply_opts *o, bool is_apply);
+void kube_managed_update(struct json_doc *d, const struct kube_resource *r, const struct json *old,
+                         struct json *obj, const struct kube_apply_opts *o, bool is_apply);
 /* Default manager name: user agent up to the first '/'. */
 struct span kube_manager_of_agent(struct span user_agent);
 
@@ -219,9 +231,11 @@ struct span kube_manager_of_agent(struct span user_agent);
 
 struct kube_selector;
 /* Label selector text ("a=b,c in (d,e),!f"); empty selects all. errs->text in upstream's words. */
-NODISCARD int kube_selector_parse(struct span s, struct kube_selector **ret, struct kube_errs *errs);
+NODISCARD int kube_selector_parse(struct span s, struct kube_selector **ret,
+                                  struct kube_errs *errs);
 /* From a LabelSelector object (NULL: selects nothing; {}: everything). */
-NODISCARD int kube_selector_of(const struct json *label_selector, struct kube_selector **ret, struct kube_errs *errs);
+NODISCARD int kube_selector_of(const struct json *label_selector, struct kube_selector **ret,
+                               struct kube_errs *errs);
 /* From a plain map (Service.spec.selector). NULL or {}: nothing. */
 struct kube_selector *kube_selector_of_map(const struct json *map);
 bool kube_selector_match(const struct kube_selector *s, const struct json *labels);
@@ -231,8 +245,8 @@ void kube_selectorp_fini(struct kube_selector **s);
 
 struct kube_fieldsel;
 /* Field selector ("metadata.name=x,status.phase!=Running"); unsupported fields: `field label not supported: x`. */
-NODISCARD int kube_fieldsel_parse(struct span s, const struct kube_resource *r, struct kube_fieldsel **ret,
-                                  struct kube_errs *errs);
+NODISCARD int kube_fieldsel_parse(struct span s, const struct kube_resource *r,
+                                  struct kube_fieldsel **ret, struct kube_errs *errs);
 bool kube_fieldsel_match(const struct kube_fieldsel *s, const struct json *obj);
 bool kube_fieldsel_is_all(const struct kube_fieldsel *s);
 /* Value that metadata.name (or metadata.namespace) must equal, or NULL: for direct reads. */
@@ -246,7 +260,8 @@ void kube_fieldselp_fini(struct kube_fieldsel **s);
 /* columnDefinitions of r (array, made in d). */
 struct json *kube_table_columns(struct json_doc *d, const struct kube_resource *r);
 /* cells of one object. `now_s`: wall seconds, for ages. */
-struct json *kube_table_cells(struct json_doc *d, const struct kube_resource *r, const struct json *obj, uint64_t now_s);
+struct json *kube_table_cells(struct json_doc *d, const struct kube_resource *r,
+                              const struct json *obj, uint64_t now_s);
 /* kubectl's short duration: 5s, 3m10s, 4h, 2d. */
 int kube_age_write(struct buf *b, uint64_t seconds);
 
@@ -266,7 +281,7 @@ bool kube_pb_has(const struct kube_type *t);
 /* `sets`: which kinds (enum kube_set). Generated on demand; results are large (MiB) and belong on disk or in a
  * cache only while used. */
 NODISCARD int kube_openapi_v2(unsigned sets, struct buf *b);
-NODISCARD int kube_openapi_v2_pb(unsigned sets, struct buf *b); /* gnostic form, old kubectl */
+NODISCARD int kube_openapi_v2_pb(unsigned sets, struct buf *b);    /* gnostic form, old kubectl */
 NODISCARD int kube_openapi_v3_index(unsigned sets, struct buf *b); /* body of /openapi/v3 */
 /* `path` as in the index: "api/v1", "apis/apps/v1". -ERR_NOT_FOUND. */
 NODISCARD int kube_openapi_v3(unsigned sets, const char *path, struct buf *b);
@@ -280,7 +295,8 @@ const char *kube_rv(const struct json *obj);
 struct json *kube_labels(const struct json *obj);
 const char *kube_label(const struct json *obj, const char *key);
 const char *kube_annotation(const struct json *obj, const char *key);
-void kube_annotate(struct json_doc *d, struct json *obj, const char *key, const char *value); /* NULL removes */
+void kube_annotate(struct json_doc *d, struct json *obj, const char *key,
+                   const char *value); /* NULL removes */
 void kube_label_set(struct json_doc *d, struct json *obj, const char *key, const char *value);
 bool kube_is_deleting(const struct json *obj);
 bool kube_has_finalizer(const struct json *obj, const char *name);
@@ -289,14 +305,15 @@ bool kube_finalizer_remove(struct json *obj, const char *name);
 /* ownerReference with controller: true, or NULL. */
 struct json *kube_controller_of(const struct json *obj);
 bool kube_is_owned_by(const struct json *obj, const char *uid);
-void kube_owner_add(struct json_doc *d, struct json *obj, const struct json *owner, bool controller);
+void kube_owner_add(struct json_doc *d, struct json *obj, const struct json *owner,
+                    bool controller);
 struct json *kube_condition(const struct json *obj, const char *type); /* of status.conditions */
 bool kube_condition_is(const struct json *obj, const char *type, const char *status);
 /* Sets status.conditions[type]; lastTransitionTime changes only with status. True when anything changed. */
-bool kube_condition_set(struct json_doc *d, struct json *obj, const char *type, const char *status, const char *reason,
-                        const char *message, const char *time);
+bool kube_condition_set(struct json_doc *d, struct json *obj, const char *type, const char *status,
+                        const char *reason, const char *message, const char *time);
 /* A new object with apiVersion, kind, metadata{name, namespace}; root of d when d has none. */
-struct json *kube_object_new(struct json_doc *d, const char *api_version, const char *kind, const char *ns,
-                             const char *name);
+struct json *kube_object_new(struct json_doc *d, const char *api_version, const char *kind,
+                             const char *ns, const char *name);
 
 #endif

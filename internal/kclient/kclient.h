@@ -44,12 +44,15 @@ void kget(struct kclient *c, const struct kref *r, kclient_cb *done, void *ctx);
 void klist(struct kclient *c, const struct kref *r, const char *query, kclient_cb *done, void *ctx); /* follows continue */
 void kcreate(struct kclient *c, const struct kref *r, const struct json *obj, kclient_cb *done, void *ctx);
 void kupdate(struct kclient *c, const struct kref *r, const struct json *obj, kclient_cb *done, void *ctx); /* PUT */
+void kdelete_collection(struct kclient *c, const struct kref *r, kclient_cb *done, void *ctx);
 enum kpatch { KPATCH_JSON, KPATCH_MERGE, KPATCH_STRATEGIC, KPATCH_APPLY };
 /* APPLY uses field_manager and forces. */
 void kpatch(struct kclient *c, const struct kref *r, enum kpatch kind, const struct json *patch, const char *field_manager,
             kclient_cb *done, void *ctx);
 void kdelete(struct kclient *c, const struct kref *r, const char *propagation /* NULL: default */, const char *uid,
              kclient_cb *done, void *ctx);
+/* The path of r below the server, without query. */
+int kref_path(const struct kref *r, struct buf *b);
 /* Any request (raw path and body). */
 void kraw(struct kclient *c, const char *method, const char *target, const char *content_type, struct span body,
           kclient_cb *done, void *ctx);
@@ -58,32 +61,79 @@ NODISCARD int kcall_sync(struct kclient *c, const char *method, const struct kre
                          const char *content_type, const struct json *body, struct json_doc **ret, struct err *e);
 
 /* Informer: list, then watch for ever with back-off, bookmarks and re-list on 410. Handlers run on the loop; `old` is NULL
- * for additions, `cur` NULL for deletions. After the first complete list on_synced runs once. */
+ * for additions, `cur` NULL for deletions. After the first complete list on_synced runs once. A resource that the
+ * server does not serve counts as empty. managedFields are not kept. */
 struct kinformer;
+typedef void kinformer_cb(void *ctx, struct json *old, struct json *cur);
 struct kinformer_opts {
     struct kref ref;             /* name unused */
     const char *label_selector, *field_selector; /* NULL: none */
-    void (*on_change)(void *ctx, struct json *old, struct json *cur);
+    kinformer_cb *on_change;     /* may be NULL, see kinformer_listen */
     void (*on_synced)(void *ctx);
     void *ctx;
+    /* Removes from obj what nobody looks at before it is cached; NULL: nothing. */
+    void (*trim)(struct json *obj);
+    bool metadata_only; /* asks for PartialObjectMetadata */
+    /* Nothing is cached: every listed, added or changed object is reported with old NULL, and the last state of a deleted
+     * one with cur NULL; on_synced runs after every complete list (there may be several), on_list before each. */
+    bool no_cache;
+    void (*on_list)(void *ctx);
 };
 struct kinformer *kinformer_start(struct kclient *c, const struct kinformer_opts *o);
 void kinformer_stop(struct kinformer *i);
 bool kinformer_synced(const struct kinformer *i);
+/* A further listener; what is cached already is reported by calls with old NULL before this returns. */
+void kinformer_listen(struct kinformer *i, kinformer_cb *on_change, void *ctx);
 struct json *kinformer_get(const struct kinformer *i, const char *ns, const char *name); /* NULL: not cached */
-/* Iteration over the cache. */
+/* Iteration over the cache; the cache must not change meanwhile. */
 struct map_iter;
 bool kinformer_next(const struct kinformer *i, struct map_iter *it, struct json **ret);
 size_t kinformer_count(const struct kinformer *i);
+/* The answer of an own write goes into the cache at once (read your own writes), unless the watch has passed it already.
+ * Listeners are called as for a watch event, which is then ignored when it comes. */
+void kinformer_put(struct kinformer *i, const struct json *obj);
+/* The server said that the object with this uid is gone. */
+void kinformer_gone(struct kinformer *i, const char *ns, const char *name, const char *uid);
+
+/* Shared informers: one for each resource, selector and mode, started when first asked for, alive as the factory. */
+struct kfactory;
+struct kfactory *kfactory_new(struct kclient *c);
+void kfactory_free(struct kfactory *f);
+struct kclient *kfactory_client(const struct kfactory *f);
+/* on_change, on_synced and on_list of o are ignored: use kinformer_listen and kqueue_need. */
+struct kinformer *kfactory_get(struct kfactory *f, const struct kinformer_opts *o);
+/* All objects of the resource, complete. */
+struct kinformer *kfactory_all(struct kfactory *f, const char *group, const char *version, const char *resource);
+/* An existing informer over the whole resource, or NULL. */
+struct kinformer *kfactory_find(const struct kfactory *f, const char *group, const char *resource);
 
 /* Work queue: keys ("ns/name") de-duplicated, with per-key exponential back-off; the handler is called once per key and
- * must call kqueue_done(q, key, ok) when finished (ok=false: again later). At most `workers` at once. */
+ * must call kqueue_done(q, key, ok) when finished (ok=false: again later). At most `workers` at once. A key that is added
+ * while it is handled is handled again. */
 struct kqueue;
 struct kqueue *kqueue_new(struct loop *l, const char *name, unsigned workers, void (*handle)(void *ctx, const char *key),
                           void *ctx);
+/* No key is handled before the informer has synced. */
+void kqueue_need(struct kqueue *q, struct kinformer *i);
 void kqueue_add(struct kqueue *q, const char *key);
-void kqueue_add_after(struct kqueue *q, const char *key, uint64_t after_ns);
+void kqueue_add_obj(struct kqueue *q, const struct json *obj); /* by its namespace and name */
+void kqueue_add_after(struct kqueue *q, const char *key, uint64_t after_ns); /* the earliest of several wins */
 void kqueue_done(struct kqueue *q, const char *key, bool ok);
+unsigned kqueue_failures(const struct kqueue *q, const char *key); /* in a row */
 void kqueue_free(struct kqueue *q);
+/* "ns/name" or "name" into spans' storage: ns is "" for cluster scope. Buffers hold LIM_KKEY bytes. */
+enum { LIM_KKEY = 320 };
+void kkey_of(const struct json *obj, char dst[LIM_KKEY]);
+void kkey_make(const char *ns, const char *name, char dst[LIM_KKEY]);
+void kkey_split(const char *key, char ns[LIM_KKEY], char name[LIM_KKEY]);
+
+/* Recorder of core/v1 Events. The same (object, type, reason, message) again raises the count of the earlier event; an
+ * object that causes very many is cut off (25 at once, then one in 5 minutes). Failures are logged and forgotten. */
+struct kevents;
+struct kevents *kevents_new(struct kclient *c, const char *component, const char *host /* NULL: none */);
+void kevents_free(struct kevents *v);
+/* obj needs apiVersion and kind. type: "Normal" or "Warning". */
+void kevent(struct kevents *v, const struct json *obj, const char *type, const char *reason, const char *fmt, ...)
+    PRINTF(5, 6);
 
 #endif

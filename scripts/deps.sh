@@ -152,8 +152,8 @@ done
 
 for variant in musl glibc; do
     say "compiling for $variant"
-    MAKEFLAGS= make -s -j"$(nproc)" -f "$here/deps.mk" VARIANT=$variant SRC="$src" \
-        OUT="$out/$variant" TMP="$tmp/obj-$variant" >&2 || die "$variant: compiling failed"
+    MAKEFLAGS= make -s -C "$src" -j"$(nproc)" -f "$here/deps.mk" VARIANT=$variant \
+        OUT=../out/$variant TMP=../obj-$variant >&2 || die "$variant: compiling failed"
 done
 
 mv -T "$out" "$result"

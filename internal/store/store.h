@@ -35,8 +35,8 @@ struct store_opts {
 };
 
 /* Opens or creates `name` in the directory. Recovers after a crash. */
-NODISCARD int store_open(struct loop *l, int dirfd, const char *name, const struct store_opts *o, struct store **ret,
-                         struct err *e);
+NODISCARD int store_open(struct loop *l, int dirfd, const char *name, const struct store_opts *o,
+                         struct store **ret, struct err *e);
 /* Finishes what was submitted (its callbacks run, watches get no more events), then closes. NULL is allowed. */
 void store_close(struct store *s);
 
@@ -61,7 +61,8 @@ struct store_range_req {
     enum store_order order;
     enum store_by by;
     bool keys_only, count_only;
-    bool no_count; /* count is not needed beyond what is returned (saves walking the rest of the range) */
+    bool
+        no_count; /* count is not needed beyond what is returned (saves walking the rest of the range) */
     int64_t min_mod, max_mod, min_create, max_create; /* 0: no bound */
 };
 struct store_range_res {
@@ -76,20 +77,22 @@ struct store_range_res {
 NODISCARD int store_range(struct store *s, const struct store_range_req *q, struct arena *a,
                           struct store_range_res *ret, struct err *e);
 /* The one key, current revision. -ERR_NOT_FOUND (without text) when it does not exist. */
-NODISCARD int store_get(struct store *s, struct span key, struct arena *a, struct store_kv *ret, struct err *e);
-/* The end of the interval of all keys with this prefix, for `end`. */
+NODISCARD int store_get(struct store *s, struct span key, struct arena *a, struct store_kv *ret,
+                        struct err *e);
+/* The end of the interval of all keys with this prefix, for `end`; empty when the arena is full. */
 struct span store_prefix_end(struct arena *a, struct span prefix);
 
 /* On LANE_DB_READ. `done` gets the result (valid during the call) or an error; the request is copied. */
-typedef void store_range_done(void *ctx, int rc, const struct store_range_res *r, const struct err *e);
+typedef void store_range_done(void *ctx, int rc, const struct store_range_res *r,
+                              const struct err *e);
 NODISCARD int store_range_async(struct store *s, const struct store_range_req *q, size_t max_bytes,
                                 store_range_done *done, void *ctx, struct err *e);
 
 /* Calls `cb` for every key of the interval at the current revision in key order, without building a list; a negative
  * return stops and is returned. The spans are valid for the call. *ret_rev: the revision of the view. */
 typedef int store_scan_cb(void *ctx, const struct store_kv *kv);
-NODISCARD int store_scan(struct store *s, struct span key, struct span end, store_scan_cb *cb, void *ctx,
-                         int64_t *ret_rev, struct err *e);
+NODISCARD int store_scan(struct store *s, struct span key, struct span end, store_scan_cb *cb,
+                         void *ctx, int64_t *ret_rev, struct err *e);
 
 /* ---- transactions ---- */
 
@@ -134,7 +137,8 @@ struct store_op {
         struct store_body *txn;
     } u;
     /* results */
-    struct store_range_res range; /* RANGE: the result. PUT, DELETE: kvs/n are the previous values, count the deleted */
+    struct store_range_res
+        range; /* RANGE: the result. PUT, DELETE: kvs/n are the previous values, count the deleted */
 };
 
 struct store_txn;
@@ -147,14 +151,7 @@ struct store_txn {
     int64_t rev; /* result: header revision (that of the change, or the current one) */
     bool failed; /* a builder ran out of its limit; store_txn refuses */
     bool kept;
-    /* private to store */
-    struct list link;
-    store_txn_done *done;
-    void *ctx;
-    int rc;
-    struct err err;
-    size_t bytes;
-    struct store_job *job;
+    struct list link; /* the owner's, before and after store_txn */
 };
 
 struct store_txn *store_txn_new(size_t max_bytes); /* 0: 64 MiB, results included */
@@ -165,10 +162,12 @@ static inline void store_txn_keep(struct store_txn *t) {
 /* Builders copy keys and values into the transaction's arena. They never return NULL; failure is sticky. */
 struct store_cmp *store_txn_cmp(struct store_txn *t, struct store_body *b, enum store_target target,
                                 enum store_result result, struct span key, int64_t num);
-struct store_op *store_txn_put(struct store_txn *t, struct store_ops *ops, struct span key, struct span value,
-                               int64_t lease);
-struct store_op *store_txn_delete(struct store_txn *t, struct store_ops *ops, struct span key, struct span end);
-struct store_op *store_txn_range(struct store_txn *t, struct store_ops *ops, struct span key, struct span end);
+struct store_op *store_txn_put(struct store_txn *t, struct store_ops *ops, struct span key,
+                               struct span value, int64_t lease);
+struct store_op *store_txn_delete(struct store_txn *t, struct store_ops *ops, struct span key,
+                                  struct span end);
+struct store_op *store_txn_range(struct store_txn *t, struct store_ops *ops, struct span key,
+                                 struct span end);
 struct store_op *store_txn_nested(struct store_txn *t, struct store_ops *ops);
 struct span store_txn_copy(struct store_txn *t, struct span s);
 
@@ -207,8 +206,9 @@ struct store_watch_req {
     bool prev_kv;
 };
 /* `cb` is never called before this returns. A compacted start revision is reported by CANCELLED. */
-NODISCARD int store_watch_start(struct store *s, const struct store_watch_req *q, store_watch_cb *cb, void *ctx,
-                                struct store_watch **ret, struct err *e);
+NODISCARD int store_watch_start(struct store *s, const struct store_watch_req *q,
+                                store_watch_cb *cb, void *ctx, struct store_watch **ret,
+                                struct err *e);
 void store_watch_stop(struct store_watch *w); /* frees; NULL is allowed */
 void store_watch_resume(struct store_watch *w);
 /* Asks for one PROGRESS message as soon as the watch has been given everything up to the current revision. */
@@ -228,12 +228,14 @@ struct store_lease_info {
 void store_lease_grant(struct store *s, int64_t id, int64_t ttl, store_lease_done *done, void *ctx);
 void store_lease_revoke(struct store *s, int64_t id, store_done *done, void *ctx);
 NODISCARD int store_lease_keepalive(struct store *s, int64_t id, int64_t *ret_ttl, struct err *e);
-NODISCARD int store_lease_get(struct store *s, int64_t id, struct store_lease_info *ret, struct err *e);
+NODISCARD int store_lease_get(struct store *s, int64_t id, struct store_lease_info *ret,
+                              struct err *e);
 /* Keys attached, in order, into `a`. */
-NODISCARD int store_lease_keys(struct store *s, int64_t id, struct arena *a, struct span **ret, size_t *ret_n,
-                               struct err *e);
+NODISCARD int store_lease_keys(struct store *s, int64_t id, struct arena *a, struct span **ret,
+                               size_t *ret_n, struct err *e);
 /* All ids (in `a`), in order of their deadline. */
-NODISCARD int store_lease_list(struct store *s, struct arena *a, int64_t **ret, size_t *ret_n, struct err *e);
+NODISCARD int store_lease_list(struct store *s, struct arena *a, int64_t **ret, size_t *ret_n,
+                               struct err *e);
 
 /* ---- maintenance ---- */
 
@@ -257,19 +259,22 @@ struct store_stat {
 void store_stat(struct store *s, struct store_stat *ret);
 
 /* etcd's HashKV: CRC-32C over the revisions up to rev (0: current). */
-typedef void store_hash_done(void *ctx, int rc, uint32_t hash, int64_t rev, int64_t compact_rev, const struct err *e);
-NODISCARD int store_hash(struct store *s, int64_t rev, store_hash_done *done, void *ctx, struct err *e);
+typedef void store_hash_done(void *ctx, int rc, uint32_t hash, int64_t rev, int64_t compact_rev,
+                             const struct err *e);
+NODISCARD int store_hash(struct store *s, int64_t rev, store_hash_done *done, void *ctx,
+                         struct err *e);
 
 /* Small named records beside the keys (users, roles, member identity), outside revisions and watches. */
-void store_aux_put(struct store *s, struct span bucket, struct span key, struct span value, store_done *done,
-                   void *ctx); /* value.p NULL: delete */
+void store_aux_put(struct store *s, struct span bucket, struct span key, struct span value,
+                   store_done *done, void *ctx); /* value.p NULL: delete */
 NODISCARD int store_aux_scan(struct store *s, struct span bucket,
-                             int (*cb)(void *ctx, struct span key, struct span value), void *ctx, struct err *e);
+                             int (*cb)(void *ctx, struct span key, struct span value), void *ctx,
+                             struct err *e);
 
 /* ---- etcd's texts, as constants for the callers that make answers themselves ---- */
 
-extern const char STORE_E_COMPACTED[];    /* etcdserver: mvcc: required revision has been compacted */
-extern const char STORE_E_FUTURE[];       /* etcdserver: mvcc: required revision is a future revision */
+extern const char STORE_E_COMPACTED[]; /* etcdserver: mvcc: required revision has been compacted */
+extern const char STORE_E_FUTURE[]; /* etcdserver: mvcc: required revision is a future revision */
 extern const char STORE_E_EMPTY_KEY[];    /* etcdserver: key is not provided */
 extern const char STORE_E_TOO_LARGE[];    /* etcdserver: request is too large */
 extern const char STORE_E_TOO_MANY_OPS[]; /* etcdserver: too many operations in txn request */

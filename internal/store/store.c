@@ -1,0 +1,377 @@
+/* Opening, closing, reading. */
+#include "internal/store/store_int.h"
+
+#include "internal/base/rand.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+const char STORE_E_COMPACTED[] = "etcdserver: mvcc: required revision has been compacted";
+const char STORE_E_FUTURE[] = "etcdserver: mvcc: required revision is a future revision";
+const char STORE_E_EMPTY_KEY[] = "etcdserver: key is not provided";
+const char STORE_E_TOO_LARGE[] = "etcdserver: request is too large";
+const char STORE_E_TOO_MANY_OPS[] = "etcdserver: too many operations in txn request";
+const char STORE_E_DUP_KEY[] = "etcdserver: duplicate key given in txn request";
+const char STORE_E_NO_SPACE[] = "etcdserver: mvcc: database space exceeded";
+const char STORE_E_NO_LEASE[] = "etcdserver: requested lease not found";
+const char STORE_E_LEASE_EXISTS[] = "etcdserver: lease already exists";
+const char STORE_E_LEASE_TTL[] = "etcdserver: too large lease TTL";
+const char STORE_E_VALUE_GIVEN[] = "etcdserver: value is provided";
+const char STORE_E_LEASE_GIVEN[] = "etcdserver: lease is provided";
+const char STORE_E_NO_KEY[] = "etcdserver: key not found";
+
+struct view store_view(struct store *s) {
+    return (struct view){&s->rd, s->rev, s->rev, s->compact_rev};
+}
+
+/* ---- opening ---- */
+
+/* SQLite resolves symlinks to an absolute path; ours must stay relative to the directory fd, which may be all that a
+ * sandboxed role can reach. */
+static int full_path(sqlite3_vfs *v, const char *name, int cap, char *out) {
+    (void)v;
+    return str_put(out, (size_t)cap, "%s", name) < 0 ? SQLITE_CANTOPEN : SQLITE_OK;
+}
+
+static int vfs_make(struct store *s, const char *base, struct err *e) {
+    sqlite3_vfs *b = sqlite3_vfs_find(base);
+    if (!b) {
+        return err_set(e, ERR_INTERNAL, "no SQLite file layer");
+    }
+    s->vfs = new_zero(sqlite3_vfs);
+    *s->vfs = *b;
+    s->vfs_name = str_fmt("kfarm-%p", (void *)s);
+    s->vfs->zName = s->vfs_name;
+    s->vfs->pNext = NULL;
+    s->vfs->xFullPathname = full_path;
+    int rc = sqlite3_vfs_register(s->vfs, 0);
+    if (rc != SQLITE_OK) {
+        free(TAKE(s->vfs));
+        return err_set(e, ERR_INTERNAL, "registering the file layer");
+    }
+    return 0;
+}
+
+static int lock_and_create(struct store *s, const char *name, struct err *e) {
+    AUTO_FREE char *lock = str_fmt("%s.lock", name);
+    s->lock_fd = openat(s->dirfd, lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (s->lock_fd < 0) {
+        return err_sys(e, errno, "opening %s", lock);
+    }
+    if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+        return err_set(e, ERR_BUSY, "%s is in use by another process", name);
+    }
+    /* SQLite takes the permissions of its side files from the main file, so that is made by us. */
+    AUTO_FD int fd = openat(s->dirfd, name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        return err_sys(e, errno, "opening %s", name);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return err_set(e, ERR_INVALID, "%s is not a regular file", name);
+    }
+    if ((st.st_mode & 077) && fchmod(fd, 0600) < 0) {
+        return err_sys(e, errno, "permissions of %s", name);
+    }
+    /* The name itself must survive a power cut; SQLite does this only for its side files. */
+    if (st.st_size == 0 && fsync(s->dirfd) < 0) {
+        return err_sys(e, errno, "syncing the directory of %s", name);
+    }
+    return 0;
+}
+
+static int load(struct store *s, struct err *e) {
+    int64_t last = 0, alarms = 0, swept_for = 0, n = 0;
+    int rc;
+    struct db *d = &s->wr.db;
+    if ((rc = db_i64(d, ST_LOG_LAST, &last, e)) < 0 ||
+        (rc = db_meta_get(d, "compact", &s->compact_rev, e)) < 0 ||
+        (rc = db_meta_get(d, "alarms", &alarms, e)) < 0 ||
+        (rc = db_meta_get(d, "swept", &s->swept, e)) < 0 ||
+        (rc = db_meta_get(d, "swept_for", &swept_for, e)) < 0 ||
+        (rc = db_i64(d, ST_PAGE_COUNT, &n, e)) < 0) {
+        return rc;
+    }
+    s->rev = id_rev(last);
+    if (s->rev < s->compact_rev) {
+        s->rev = s->compact_rev; /* all that was left were deletions */
+    }
+    if (s->rev < 1) {
+        s->rev = 1;
+    }
+    s->pages = (uint64_t)n;
+    if ((rc = db_i64(d, ST_FREE_COUNT, &n, e)) < 0) {
+        return rc;
+    }
+    s->free_pages = (uint64_t)n;
+    s->alarms = (uint32_t)alarms;
+    s->sweeping = swept_for < s->compact_rev;
+    s->wr.rev = s->rev;
+    s->wr.compact_rev = s->compact_rev;
+    s->wr.alarms = s->alarms;
+    s->wr.pages = s->pages;
+    s->page_size = 4096;
+    return lease_load(s, e);
+}
+
+static int open_all(struct store *s, const char *name, const char *base_vfs, struct err *e) {
+    int rc = lock_and_create(s, name, e);
+    if (rc < 0 || (rc = vfs_make(s, base_vfs, e)) < 0) {
+        return rc;
+    }
+    s->path = str_fmt("/proc/self/fd/%d/%s", s->dirfd, name);
+    struct db_opts o = {s->vfs_name, s->path, true, s->o.cache_bytes};
+    if ((rc = db_open(&s->wr.db, &o, e)) < 0 || (rc = db_schema(&s->wr.db, e)) < 0 ||
+        (rc = db_open(&s->rd, &o, e)) < 0) {
+        return rc;
+    }
+    return load(s, e);
+}
+
+static void free_all(struct store *s) {
+    task_fini(s);
+    watch_fini(s);
+    lease_fini(s);
+    loop_hook_cancel(&s->flush_hook);
+    db_close(&s->rd_lane);
+    db_close(&s->rd);
+    db_close(&s->wr.db); /* last: its close checkpoints and removes the WAL */
+    if (s->vfs) {
+        sqlite3_vfs_unregister(s->vfs);
+        free(s->vfs);
+    }
+    free(s->vfs_name);
+    free(s->path);
+    if (s->lock_fd >= 0) {
+        close(s->lock_fd);
+    }
+    if (s->dirfd >= 0) {
+        close(s->dirfd);
+    }
+    free(s);
+}
+
+int store_open_vfs(struct loop *l, int dirfd, const char *name, const struct store_opts *o,
+                   const char *base_vfs, struct store **ret, struct err *e) {
+    struct store *s = new_zero(struct store);
+    s->l = l;
+    s->lock_fd = -1;
+    if (o) {
+        s->o = *o;
+    }
+    s->o.quota_bytes = s->o.quota_bytes ? s->o.quota_bytes : (uint64_t)2 << 30;
+    s->o.max_txn_ops = s->o.max_txn_ops ? s->o.max_txn_ops : 128;
+    s->o.max_request_bytes = s->o.max_request_bytes ? s->o.max_request_bytes : 1536 * 1024;
+    s->o.cache_bytes = s->o.cache_bytes ? s->o.cache_bytes : 512 * 1024;
+    s->o.recent_bytes = s->o.recent_bytes ? s->o.recent_bytes : 256 * 1024;
+    struct list *lists[] = {&s->pending, &s->physical, &s->defrags,
+                            &s->synced,  &s->lagging,  &s->recent};
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+        list_init(lists[i]);
+    }
+    s->dirfd = fcntl(dirfd, F_DUPFD_CLOEXEC, 3);
+    int rc =
+        s->dirfd < 0 ? err_sys(e, errno, "directory of the store") : open_all(s, name, base_vfs, e);
+    if (rc < 0) {
+        err_wrap(e, "store %s", name);
+        free_all(s);
+        return rc;
+    }
+    s->wal_unknown = true;
+    task_idle_arm(s);
+    if (s->sweeping) {
+        loop_before_sleep(l, &s->flush_hook, store_flush, s);
+    }
+    *ret = s;
+    return 0;
+}
+
+int store_open(struct loop *l, int dirfd, const char *name, const struct store_opts *o,
+               struct store **ret, struct err *e) {
+    struct err local = ERR_INIT;
+    return store_open_vfs(l, dirfd, name, o, NULL, ret, e ? e : &local);
+}
+
+void store_close(struct store *s) {
+    if (!s) {
+        return;
+    }
+    s->closing = true;
+    struct err e = ERR_INIT;
+    while (s->busy || s->reads_out || s->n_pending) {
+        if (loop_step(s->l, NS_PER_S, &e) < 0) {
+            break; /* epoll itself is broken: what is queued cannot be answered any more */
+        }
+    }
+    free_all(s);
+}
+
+int64_t store_rev(const struct store *s) {
+    return s->rev;
+}
+int64_t store_compact_rev(const struct store *s) {
+    return s->compact_rev;
+}
+
+/* ---- reading ---- */
+
+int store_range(struct store *s, const struct store_range_req *q, struct arena *a,
+                struct store_range_res *ret, struct err *e) {
+    struct err local = ERR_INIT;
+    struct view v = store_view(s);
+    s->st.n_ranges++;
+    return view_range(&v, q, a, ret, e ? e : &local);
+}
+
+int store_get(struct store *s, struct span key, struct arena *a, struct store_kv *ret,
+              struct err *e) {
+    struct store_range_req q = {.key = key};
+    struct store_range_res r;
+    int rc = store_range(s, &q, a, &r, e);
+    if (rc == 0 && r.n == 0) {
+        return -ERR_NOT_FOUND;
+    }
+    if (rc == 0) {
+        *ret = r.kvs[0];
+    }
+    return rc;
+}
+
+struct scan {
+    const struct view *v;
+    store_scan_cb *cb;
+    void *ctx;
+    struct err *e;
+    int rc;
+};
+
+static int scan_row(void *ctx, struct span key, const struct row *r) {
+    struct scan *c = ctx;
+    sqlite3_stmt *st = db_stmt(c->v->d, ST_LOG_VAL, c->e);
+    if (!st) {
+        return -(int)c->e->code;
+    }
+    sqlite3_bind_int64(st, 1, r->id);
+    int rc = sqlite3_step(st);
+    if (rc != SQLITE_ROW) {
+        sqlite3_reset(st);
+        return rc == SQLITE_DONE ? err_set(c->e, ERR_CORRUPT, "revision %lld is missing",
+                                           (long long)id_rev(r->id))
+                                 : db_fail(c->v->d, rc, "reading a value", c->e);
+    }
+    struct store_kv kv = {key, db_col_span(st, 0), r->crev, id_rev(r->id), r->ver, r->lease};
+    c->rc = c->cb(c->ctx, &kv);
+    sqlite3_reset(st);
+    return c->rc < 0 ? 1 : 0;
+}
+
+int store_scan(struct store *s, struct span key, struct span end, store_scan_cb *cb, void *ctx,
+               int64_t *ret_rev, struct err *e) {
+    struct err local = ERR_INIT;
+    struct view v = store_view(s);
+    struct scan c = {&v, cb, ctx, e ? e : &local, 0};
+    int rc = view_each(&v, key, end, scan_row, &c, c.e);
+    if (rc == 0) {
+        rc = c.rc;
+    }
+    if (rc == 0 && ret_rev) {
+        *ret_rev = v.rev;
+    }
+    return rc;
+}
+
+/* ---- reading on the read lane ---- */
+
+struct read_job {
+    struct loop_work w;
+    struct store *s;
+    struct store_range_req q;
+    struct arena a;
+    struct store_range_res res;
+    struct view v;
+    store_range_done *done;
+    void *ctx;
+    int rc;
+    struct err err;
+};
+
+static int lane_open(struct store *s, struct err *e) {
+    if (s->rd_lane.h) {
+        return 0;
+    }
+    struct db_opts o = {s->vfs_name, s->path, false, s->o.cache_bytes};
+    return db_open(&s->rd_lane, &o, e);
+}
+
+static void read_run(struct loop_work *w) {
+    struct read_job *j = CONTAINER_OF(w, struct read_job, w);
+    j->rc = lane_open(j->s, &j->err);
+    if (j->rc == 0 && (j->rc = db_run(&j->s->rd_lane, ST_BEGIN_READ, &j->err)) == 0) {
+        j->v.d = &j->s->rd_lane;
+        j->rc = view_range(&j->v, &j->q, &j->a, &j->res, &j->err);
+        struct err ignored = ERR_INIT;
+        IGNORE_ERR(db_run(&j->s->rd_lane, ST_COMMIT, &ignored), "nothing was written");
+        sqlite3_db_release_memory(j->s->rd_lane.h);
+    }
+}
+
+static void read_done(struct loop_work *w) {
+    struct read_job *j = CONTAINER_OF(w, struct read_job, w);
+    struct store *s = j->s;
+    s->reads_out--;
+    /* Rows are removed only after the compaction was announced, so a revision that is still readable now was whole. */
+    int64_t rev = j->q.rev > 0 ? j->q.rev : j->v.at;
+    if (rev < s->compact_rev) {
+        err_reset(&j->err);
+        j->rc = err_pub(&j->err, ERR_GONE, STORE_E_COMPACTED);
+    }
+    j->done(j->ctx, j->rc, j->rc < 0 ? NULL : &j->res, j->rc < 0 ? &j->err : NULL);
+    arena_fini(&j->a);
+    free(j);
+}
+
+int store_range_async(struct store *s, const struct store_range_req *q, size_t max_bytes,
+                      store_range_done *done, void *ctx, struct err *e) {
+    struct read_job *j = new_zero(struct read_job);
+    j->w.run = read_run;
+    j->w.done = read_done;
+    j->s = s;
+    j->q = *q;
+    j->a = (struct arena)ARENA_INIT(max_bytes ? max_bytes : (size_t)1 << 31);
+    j->q.key = arena_copy(&j->a, q->key);
+    j->q.end = arena_copy(&j->a, q->end);
+    j->v = store_view(s);
+    j->done = done;
+    j->ctx = ctx;
+    int rc = !j->q.key.p || !j->q.end.p ? err_pub(e, ERR_INVALID, STORE_E_TOO_LARGE)
+                                        : loop_work_submit(s->l, LANE_DB_READ, &j->w, e);
+    if (rc < 0) {
+        arena_fini(&j->a);
+        free(j);
+        return rc;
+    }
+    s->reads_out++;
+    s->st.n_ranges++;
+    return 0;
+}
+
+void store_stat(struct store *s, struct store_stat *ret) {
+    *ret = s->st;
+    ret->rev = s->rev;
+    ret->compact_rev = s->compact_rev;
+    ret->db_bytes = s->pages * s->page_size;
+    ret->in_use_bytes = (s->pages - s->free_pages) * s->page_size;
+    ret->wal_bytes = s->wal_frames * (s->page_size + 24);
+    ret->quota_bytes = s->o.quota_bytes;
+    ret->n_watches = s->n_watches;
+    for (LIST_EACH(p, next, &s->lagging)) {
+        ret->n_slow_watches++;
+    }
+    ret->n_leases = s->leases.n;
+    ret->n_pending = s->n_pending;
+    ret->alarms = s->alarms;
+}

@@ -1,0 +1,319 @@
+/* Private to store: connections, the evaluator's view, jobs of the write lane, watches and leases. */
+#ifndef KF_STORE_INT_H
+#define KF_STORE_INT_H
+
+#include "internal/store/store.h"
+
+#include <sqlite3.h>
+
+/* A log row's id is its revision and sub-revision in one integer, so that the log is in revision order. */
+enum { SUB_BITS = 24 };
+#define SUB_MAX ((int64_t)1 << SUB_BITS)
+static inline int64_t id_of(int64_t rev, int64_t sub) {
+    return rev << SUB_BITS | sub;
+}
+static inline int64_t id_rev(int64_t id) {
+    return id >> SUB_BITS;
+}
+static inline int64_t id_sub(int64_t id) {
+    return id & (SUB_MAX - 1);
+}
+
+enum {
+    STORE_FORMAT = 1,
+    STORE_APP_ID = 0x6b667374, /* "kfst" */
+    LIM_TXN_DEPTH = 128,
+    LIM_TXN_OPS_ALL =
+        8192, /* of a transaction with all nested ones: bounds the duplicate-key check */
+    LIM_BATCH_TXNS = 4096,
+    LIM_BATCH_BYTES = 16 << 20,
+    LEASE_TTL_MIN = 2, /* 1.5 × etcd's default election timeout, rounded up */
+};
+#define LEASE_TTL_MAX 9000000000ll
+
+#define STORE_STATEMENTS(X)                                                                   \
+    X(BEGIN, "BEGIN IMMEDIATE")                                                               \
+    X(BEGIN_READ, "BEGIN")                                                                    \
+    X(COMMIT, "COMMIT")                                                                       \
+    X(ROLLBACK, "ROLLBACK")                                                                   \
+    X(CUR_GET, "SELECT id, crev, ver, lease FROM cur WHERE key = ?1")                         \
+    X(CUR_ADD, "INSERT INTO cur(key, id, crev, ver, lease) VALUES(?1, ?2, ?3, ?4, ?5)")       \
+    X(CUR_SET, "UPDATE cur SET id = ?2, crev = ?3, ver = ?4, lease = ?5 WHERE key = ?1")      \
+    X(CUR_DEL, "DELETE FROM cur WHERE key = ?1 AND id = ?2")                                  \
+    X(CUR_RANGE, "SELECT key, id, crev, ver, lease FROM cur WHERE key >= ?1 AND key < ?2 "    \
+                 "ORDER BY key")                                                              \
+    X(CUR_FROM, "SELECT key, id, crev, ver, lease FROM cur WHERE key >= ?1 ORDER BY key")     \
+    X(CUR_LEASE, "SELECT key, id, ver FROM cur WHERE lease = ?1 AND lease <> 0 ORDER BY key") \
+    X(LOG_ADD, "INSERT INTO log(id, key, crev, ver, lease, prev, val) "                       \
+               "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                          \
+    X(LOG_HEAD, "SELECT crev, ver, lease, prev FROM log WHERE id = ?1")                       \
+    X(LOG_VAL, "SELECT val FROM log WHERE id = ?1")                                           \
+    X(LOG_GET, "SELECT key, crev, ver, lease, prev, val FROM log WHERE id = ?1")              \
+    X(LOG_SCAN, "SELECT id, key, crev, ver, lease, prev, val FROM log "                       \
+                "WHERE id >= ?1 AND id < ?2 ORDER BY id")                                     \
+    X(LOG_SWEEP, "SELECT id, ver, prev, key FROM log WHERE id >= ?1 AND id < ?2 "             \
+                 "ORDER BY id LIMIT ?3")                                                      \
+    X(LOG_DEL, "DELETE FROM log WHERE id = ?1")                                               \
+    X(LOG_LAST, "SELECT max(id) FROM log")                                                    \
+    X(META_GET, "SELECT v FROM meta WHERE k = ?1")                                            \
+    X(META_SET, "INSERT OR REPLACE INTO meta(k, v) VALUES(?1, ?2)")                           \
+    X(LEASE_ADD, "INSERT INTO lease(id, ttl, left) VALUES(?1, ?2, 0)")                        \
+    X(LEASE_GET, "SELECT 1 FROM lease WHERE id = ?1")                                         \
+    X(LEASE_DEL, "DELETE FROM lease WHERE id = ?1")                                           \
+    X(LEASE_LEFT, "UPDATE lease SET left = ?2 WHERE id = ?1")                                 \
+    X(LEASE_ALL, "SELECT id, ttl, left FROM lease")                                           \
+    X(AUX_SET, "INSERT OR REPLACE INTO aux(bucket, k, v) VALUES(?1, ?2, ?3)")                 \
+    X(AUX_DEL, "DELETE FROM aux WHERE bucket = ?1 AND k = ?2")                                \
+    X(AUX_SCAN, "SELECT k, v FROM aux WHERE bucket = ?1 ORDER BY k")                          \
+    X(PAGE_COUNT, "PRAGMA page_count")                                                        \
+    X(FREE_COUNT, "PRAGMA freelist_count")
+
+enum stmt_id {
+#define X(n, s) ST_##n,
+    STORE_STATEMENTS(X)
+#undef X
+        ST_MAX_
+};
+
+/* One connection; used by one thread at a time. */
+struct db {
+    sqlite3 *h;
+    sqlite3_stmt *st[ST_MAX_];
+    uint64_t wal_frames; /* as of the last commit on this connection */
+};
+
+/* ---- store_db.c ---- */
+struct db_opts {
+    const char *vfs, *path;
+    bool create;
+    uint32_t cache_bytes;
+};
+NODISCARD int db_open(struct db *d, const struct db_opts *o, struct err *e);
+NODISCARD int db_schema(struct db *d, struct err *e); /* creates or checks */
+void db_close(struct db *d);
+/* Prepared on first use, reset, ready to bind. NULL on failure with *e set. */
+sqlite3_stmt *db_stmt(struct db *d, enum stmt_id id, struct err *e);
+int db_fail(struct db *d, int rc, const char *what, struct err *e);
+NODISCARD int db_run(struct db *d, enum stmt_id id, struct err *e); /* no parameters, no rows */
+NODISCARD int db_exec(struct db *d, const char *sql, struct err *e);
+/* Steps a bound statement to its end and resets it. */
+NODISCARD int db_done(struct db *d, sqlite3_stmt *st, const char *what, struct err *e);
+NODISCARD int db_meta_get(struct db *d, const char *k, int64_t *ret,
+                          struct err *e); /* missing: 0 */
+NODISCARD int db_meta_set(struct db *d, const char *k, int64_t v, struct err *e);
+NODISCARD int db_i64(struct db *d, enum stmt_id id, int64_t *ret, struct err *e);
+void db_bind_span(sqlite3_stmt *st, int i, struct span s);
+struct span db_col_span(sqlite3_stmt *st, int i);
+
+struct row { /* one key's state */
+    int64_t id, crev, ver, lease, prev;
+};
+
+/* ---- store_eval.c: everything that reads keys, on either connection ---- */
+struct view {
+    struct db *d;
+    int64_t at;  /* keys as of this revision; INT64_MAX: newest, with the running transaction */
+    int64_t rev; /* current revision, for headers and future checks */
+    int64_t compact_rev; /* for reads of the past */
+};
+NODISCARD int view_find(const struct view *v, struct span key, struct row *ret, struct err *e);
+NODISCARD int view_range(const struct view *v, const struct store_range_req *q, struct arena *a,
+                         struct store_range_res *ret, struct err *e);
+NODISCARD int view_value(const struct view *v, int64_t id, struct arena *a, struct span *ret,
+                         struct err *e);
+/* Row of the log with copies of key and value; -ERR_NOT_FOUND without text when compacted. */
+NODISCARD int view_log(const struct view *v, int64_t id, struct arena *a, struct store_kv *ret,
+                       struct err *e);
+typedef int view_row_cb(void *ctx, struct span key, const struct row *r); /* 1: stop */
+NODISCARD int view_each(const struct view *v, struct span key, struct span end, view_row_cb *cb,
+                        void *ctx, struct err *e);
+NODISCARD int view_lease_keys(const struct view *v, int64_t lease, struct arena *a,
+                              struct span **ret, size_t *ret_n, struct err *e);
+bool range_holds(struct span key, struct span end, struct span k);
+NODISCARD int body_check(const struct store_body *b, uint32_t max_ops,
+                         struct err *e);      /* form, duplicate keys */
+bool body_writes(const struct store_body *b); /* in any branch */
+uint64_t body_cost(const struct store_body *b);
+size_t body_bytes(const struct store_body *b);
+/* Chooses the branches of the whole tree, then checks puts and ranges, as etcd does before it changes anything. */
+NODISCARD int body_prepare(const struct view *v, struct store_body *b, struct err *e);
+
+/* What a running write transaction adds to the view. */
+struct ebatch;
+struct change {
+    struct view v;
+    struct arena *a;   /* results */
+    struct ebatch *eb; /* NULL: nobody wants events */
+    bool want_prev;
+    int64_t new_rev, sub;
+    uint64_t n_puts, n_deletes;
+};
+NODISCARD int body_apply(struct change *c, struct store_body *b, struct err *e);
+NODISCARD int change_delete(struct change *c, struct span key, const struct row *old,
+                            struct err *e);
+
+/* ---- events ---- */
+struct ebatch { /* the events of one commit */
+    struct list link;
+    struct arena a;
+    struct store_event *ev;
+    int64_t *prev_id;
+    size_t n, cap;
+    int64_t first_rev, last_rev;
+    size_t bytes;
+};
+struct ebatch *ebatch_new(void);
+void ebatch_free(struct ebatch *b);
+NODISCARD int ebatch_add(struct ebatch *b, const struct store_event *ev, int64_t prev_id,
+                         struct err *e);
+
+/* ---- the write lane ---- */
+enum wr_kind { WR_TXN, WR_GRANT, WR_REVOKE, WR_LEFT, WR_ALARM, WR_AUX, WR_COMPACT, WR_MAX_ };
+struct wr { /* one command in the queue */
+    struct list link;
+    enum wr_kind kind;
+    struct store_txn *txn;
+    int64_t a, b;       /* ids, ttl, revisions, alarm bits: by kind */
+    struct span s[3];   /* AUX: inside own buffer */
+    bool flag, settled; /* settled: has its answer, must not run again */
+    size_t bytes;
+    union {
+        store_txn_done *txn_done;
+        store_done *done;
+        store_lease_done *lease_done;
+    } cb;
+    void *ctx;
+    int rc;
+    struct err err;
+    uint8_t own[];
+};
+
+struct batch {
+    struct loop_work w;
+    struct store *s;
+    struct list wrs;
+    struct ebatch *eb;
+    bool want_prev;
+    int rc;
+    struct err err;
+    int64_t rev, compact_rev;
+    uint32_t alarms;
+    uint64_t pages, free_pages, wal_frames, n_puts, n_deletes, took_ns, bytes;
+    size_t n;
+};
+
+enum task_kind { TASK_CHECKPOINT, TASK_SWEEP, TASK_VACUUM, TASK_MAX_ };
+struct task { /* background work on the write lane, one slice at a time */
+    struct loop_work w;
+    struct store *s;
+    enum task_kind kind;
+    bool truncate, more;
+    int64_t swept;
+    uint64_t pages, free_pages, wal_frames, moved;
+    int rc;
+    struct err err;
+};
+
+struct waiter { /* somebody who waits for background work */
+    struct list link;
+    store_done *done;
+    void *ctx;
+    int64_t rev;
+};
+
+/* State of the write lane: only its thread touches it while a job is out. */
+struct writer {
+    struct db db;
+    int64_t rev, compact_rev;
+    uint32_t alarms;
+    uint64_t pages;
+};
+
+struct lease {
+    struct loop_timer timer;
+    struct store *s;
+    int64_t id, ttl;
+    bool revoking;
+};
+
+struct store_watch {
+    struct list link; /* in synced or lagging */
+    struct store *s;
+    struct span key, end;
+    store_watch_cb *cb;
+    void *ctx;
+    int64_t next;
+    uint32_t filters;
+    bool prev_kv, paused, lagging, cancelled, want_progress, in_call, dead;
+    uint8_t own[];
+};
+
+struct store {
+    struct loop *l;
+    struct store_opts o;
+    sqlite3_vfs *vfs;
+    char *path, *vfs_name;
+    int dirfd, lock_fd;
+    struct db rd;      /* the loop's read connection */
+    struct db rd_lane; /* LANE_DB_READ's */
+    struct writer wr;
+    int64_t rev, compact_rev, swept;
+    uint32_t alarms;
+    uint64_t pages, free_pages, page_size, wal_frames;
+    /* write queue */
+    struct list pending;
+    size_t n_pending;
+    bool busy; /* a batch or a task is on the lane */
+    bool closing;
+    struct loop_hook flush_hook;
+    uint32_t batches_since_task;
+    struct loop_timer idle_timer;
+    bool sweeping, vacuuming, idle_due;
+    bool wal_unknown, wal_stuck, task_failed;
+    uint64_t activity, activity_seen;
+    struct list physical; /* waiters for the sweep */
+    struct list defrags;
+    size_t reads_out;
+    /* watches */
+    struct list synced, lagging;
+    struct list recent; /* of struct ebatch */
+    size_t recent_bytes, n_watches, n_prev_watches;
+    struct loop_timer pump_timer;
+    const struct store_event **scratch;
+    size_t scratch_cap;
+    /* leases */
+    struct map leases;
+    struct store_stat st;
+};
+
+/* store.c */
+struct view store_view(struct store *s);
+NODISCARD int store_open_vfs(struct loop *l, int dirfd, const char *name,
+                             const struct store_opts *o, const char *base_vfs, struct store **ret,
+                             struct err *e);
+/* store_write.c */
+void store_submit(struct store *s, struct wr *own_wr);
+void store_refuse(struct store *s, struct wr *own_wr); /* answers with own_wr->rc from the loop */
+struct wr *wr_new(enum wr_kind k, size_t extra);
+void store_flush(void *store);    /* store_kick as a hook */
+void store_kick(struct store *s); /* gives the lane its next job when it is free */
+/* store_task.c */
+struct loop_work *task_next(struct store *s, bool idle); /* NULL: nothing to do */
+void task_idle_arm(struct store *s);
+void store_compacted(struct store *s, struct wr *w);
+void task_fini(struct store *s);
+/* store_watch.c */
+void watch_deliver(struct store *s,
+                   struct ebatch *own_eb); /* after s->rev moved; NULL: revisions without events */
+void watch_compacted(struct store *s);
+void watch_fini(struct store *s);
+/* store_lease.c */
+NODISCARD int lease_load(struct store *s, struct err *e);
+void lease_granted(struct store *s, int64_t id, int64_t ttl, int64_t left);
+void lease_gone(struct store *s, int64_t id);
+void lease_revoke_failed(struct store *s, int64_t id);
+void lease_fini(struct store *s);
+
+int err_pub(struct err *e, enum err_code c, const char *pub); /* sets msg and pub */
+
+#endif

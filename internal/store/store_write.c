@@ -1,0 +1,507 @@
+/* The write lane: commands queue on the loop, all that wait go into one SQLite transaction and one fsync (group commit),
+ * then events and answers come back on the loop in this order. */
+#include "internal/store/store_int.h"
+
+#include "internal/base/rand.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static int failed(const struct err *e) {
+    return -(int)e->code;
+}
+
+struct wr *wr_new(enum wr_kind k, size_t extra) {
+    struct wr *w = mem_zero_alloc(sizeof(struct wr) + extra);
+    w->kind = k;
+    list_init(&w->link);
+    return w;
+}
+
+/* ---- on the lane ---- */
+
+static bool no_space(struct batch *b, uint64_t cost) {
+    struct store *s = b->s;
+    return (s->wr.alarms & STORE_ALARM_NOSPACE) ||
+           s->wr.pages * s->page_size + cost >= s->o.quota_bytes;
+}
+
+/* Over quota: the alarm is raised durably and everything that grows the file is refused until it is taken back. */
+static int refuse_space(struct batch *b, struct err *e) {
+    struct store *s = b->s;
+    if (!(s->wr.alarms & STORE_ALARM_NOSPACE)) {
+        struct err local = ERR_INIT;
+        uint32_t bits = s->wr.alarms | STORE_ALARM_NOSPACE;
+        int rc = db_meta_set(&s->wr.db, "alarms", bits, &local);
+        if (rc < 0) {
+            *e = local;
+            return rc;
+        }
+        s->wr.alarms = bits;
+    }
+    return err_pub(e, ERR_LIMIT, STORE_E_NO_SPACE);
+}
+
+static struct change change_at(struct batch *b, struct arena *a) {
+    struct writer *w = &b->s->wr;
+    return (struct change){.v = {&w->db, INT64_MAX, w->rev, w->compact_rev},
+                           .a = a,
+                           .eb = b->eb,
+                           .want_prev = b->want_prev,
+                           .new_rev = w->rev + 1};
+}
+
+static void change_done(struct batch *b, struct change *c, int64_t *ret_rev) {
+    if (c->sub) {
+        b->s->wr.rev = c->new_rev;
+    }
+    b->n_puts += c->n_puts;
+    b->n_deletes += c->n_deletes;
+    *ret_rev = b->s->wr.rev;
+}
+
+/* A refused command leaves no trace; `*broken` means that something was written before it failed, so the whole SQLite
+ * transaction must go. */
+static int run_txn(struct batch *b, struct wr *w, bool *broken) {
+    struct store_txn *t = w->txn;
+    struct change c = change_at(b, &t->a);
+    uint64_t cost = body_cost(&t->body);
+    if (cost && no_space(b, cost)) {
+        return refuse_space(b, &w->err);
+    }
+    int rc = body_prepare(&c.v, &t->body, &w->err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = body_apply(&c, &t->body, &w->err);
+    *broken = rc < 0 && c.sub > 0;
+    if (rc == 0) {
+        change_done(b, &c, &t->rev);
+    }
+    return rc;
+}
+
+static int run_grant(struct batch *b, struct wr *w) {
+    struct db *d = &b->s->wr.db;
+    if (no_space(b, 64)) {
+        return refuse_space(b, &w->err);
+    }
+    sqlite3_stmt *st = db_stmt(d, ST_LEASE_GET, &w->err);
+    if (!st) {
+        return failed(&w->err);
+    }
+    sqlite3_bind_int64(st, 1, w->a);
+    int rc = sqlite3_step(st);
+    sqlite3_reset(st);
+    if (rc == SQLITE_ROW) {
+        return err_pub(&w->err, ERR_CONFLICT, STORE_E_LEASE_EXISTS);
+    }
+    st = db_stmt(d, ST_LEASE_ADD, &w->err);
+    if (!st) {
+        return failed(&w->err);
+    }
+    sqlite3_bind_int64(st, 1, w->a);
+    sqlite3_bind_int64(st, 2, w->b);
+    return db_done(d, st, "granting a lease", &w->err);
+}
+
+static int run_revoke(struct batch *b, struct wr *w, bool *broken) {
+    struct db *d = &b->s->wr.db;
+    struct arena a = ARENA_INIT((size_t)1 << 30);
+    struct change c = change_at(b, &a);
+    struct span *keys = NULL;
+    size_t n = 0;
+    sqlite3_stmt *st = db_stmt(d, ST_LEASE_DEL, &w->err);
+    int rc = st ? 0 : failed(&w->err);
+    if (rc == 0) {
+        sqlite3_bind_int64(st, 1, w->a);
+        rc = db_done(d, st, "revoking a lease", &w->err);
+    }
+    if (rc == 0 && sqlite3_changes(d->h) == 0) {
+        rc = err_pub(&w->err, ERR_NOT_FOUND, STORE_E_NO_LEASE);
+    } else if (rc == 0) {
+        *broken = true;
+        rc = view_lease_keys(&c.v, w->a, &a, &keys, &n, &w->err);
+    }
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        struct row old;
+        rc = view_find(&c.v, keys[i], &old, &w->err);
+        if (rc > 0) {
+            rc = change_delete(&c, keys[i], &old, &w->err);
+        }
+    }
+    if (rc == 0) {
+        change_done(b, &c, &w->b);
+        *broken = false;
+    }
+    arena_fini(&a);
+    return rc;
+}
+
+static int run_aux(struct batch *b, struct wr *w) {
+    struct db *d = &b->s->wr.db;
+    sqlite3_stmt *st = db_stmt(d, w->flag ? ST_AUX_DEL : ST_AUX_SET, &w->err);
+    if (!st) {
+        return failed(&w->err);
+    }
+    db_bind_span(st, 1, w->s[0]);
+    db_bind_span(st, 2, w->s[1]);
+    if (!w->flag) {
+        db_bind_span(st, 3, w->s[2]);
+    }
+    return db_done(d, st, "writing a record", &w->err);
+}
+
+static int run_compact(struct batch *b, struct wr *w) {
+    struct writer *wr = &b->s->wr;
+    if (w->a <= wr->compact_rev) {
+        return err_pub(&w->err, ERR_GONE, STORE_E_COMPACTED);
+    }
+    if (w->a > wr->rev) {
+        return err_pub(&w->err, ERR_GONE, STORE_E_FUTURE);
+    }
+    w->b = id_of(wr->compact_rev, 0);
+    int rc = db_meta_set(&wr->db, "compact", w->a, &w->err);
+    if (rc == 0) {
+        wr->compact_rev = w->a;
+    }
+    return rc;
+}
+
+static int run_left(struct batch *b, struct wr *w) {
+    struct db *d = &b->s->wr.db;
+    sqlite3_stmt *st = db_stmt(d, ST_LEASE_LEFT, &w->err);
+    if (!st) {
+        return failed(&w->err);
+    }
+    sqlite3_bind_int64(st, 1, w->a);
+    sqlite3_bind_int64(st, 2, w->b);
+    return db_done(d, st, "saving a lease's time", &w->err);
+}
+
+static int run_one(struct batch *b, struct wr *w, bool *broken) {
+    switch (w->kind) {
+    case WR_TXN: return run_txn(b, w, broken);
+    case WR_GRANT: return run_grant(b, w);
+    case WR_REVOKE: return run_revoke(b, w, broken);
+    case WR_LEFT: return run_left(b, w);
+    case WR_AUX: return run_aux(b, w);
+    case WR_COMPACT: return run_compact(b, w);
+    case WR_ALARM: {
+        uint32_t bits =
+            w->flag ? b->s->wr.alarms | (uint32_t)w->a : b->s->wr.alarms & ~(uint32_t)w->a;
+        int rc = db_meta_set(&b->s->wr.db, "alarms", bits, &w->err);
+        if (rc == 0) {
+            b->s->wr.alarms = bits;
+        }
+        return rc;
+    }
+    case WR_MAX_: break;
+    }
+    return err_set(&w->err, ERR_INTERNAL, "unknown command %d", (int)w->kind);
+}
+
+/* The file failed, not the request. */
+static bool machine_failed(int rc, const struct err *e) {
+    return rc == -ERR_IO || rc == -ERR_CORRUPT || rc == -ERR_UNAVAILABLE || rc == -ERR_INTERNAL ||
+           rc == -ERR_NOMEM || (rc == -ERR_LIMIT && e->sys == ENOSPC);
+}
+
+/* Runs all commands; -code when the SQLite transaction cannot be kept. A command that spoils the transaction by itself
+ * (`*spoiler`) is answered alone and the others are run again without it. */
+static int run_all(struct batch *b, struct wr **spoiler, struct err *e) {
+    struct db *d = &b->s->wr.db;
+    int rc = db_run(d, ST_BEGIN, e);
+    if (rc < 0) {
+        return rc;
+    }
+    for (LIST_EACH(p, next, &b->wrs)) {
+        struct wr *w = CONTAINER_OF(p, struct wr, link);
+        bool broken = false;
+        if (w->settled) {
+            continue;
+        }
+        w->rc = run_one(b, w, &broken);
+        bool machine = w->rc < 0 && machine_failed(w->rc, &w->err);
+        if (broken || machine) {
+            *spoiler = machine ? NULL : w;
+            *e = w->err;
+            return w->rc;
+        }
+    }
+    int64_t pages = 0, free_pages = 0;
+    rc = db_i64(d, ST_PAGE_COUNT, &pages, e);
+    if (rc == 0) {
+        rc = db_i64(d, ST_FREE_COUNT, &free_pages, e);
+    }
+    if (rc == 0) {
+        rc = db_run(d, ST_COMMIT, e);
+    }
+    if (rc == 0) {
+        b->pages = (uint64_t)pages;
+        b->free_pages = (uint64_t)free_pages;
+    }
+    return rc;
+}
+
+static void undo(struct batch *b, const struct writer *before) {
+    struct writer *w = &b->s->wr;
+    if (!sqlite3_get_autocommit(w->db.h)) {
+        struct err ignored = ERR_INIT;
+        IGNORE_ERR(db_run(&w->db, ST_ROLLBACK, &ignored), "an error may have rolled back already");
+    }
+    w->rev = before->rev;
+    w->compact_rev = before->compact_rev;
+    w->alarms = before->alarms;
+    b->n_puts = b->n_deletes = 0;
+    if (b->eb) {
+        ebatch_free(b->eb);
+        b->eb = ebatch_new();
+    }
+}
+
+static void batch_run(struct loop_work *lw) {
+    struct batch *b = CONTAINER_OF(lw, struct batch, w);
+    struct writer *w = &b->s->wr, before = *w;
+    uint64_t t0 = clock_ns();
+    for (;;) {
+        struct wr *spoiler = NULL;
+        b->rc = run_all(b, &spoiler, &b->err);
+        if (b->rc == 0) {
+            w->pages = b->pages;
+            break;
+        }
+        undo(b, &before);
+        if (!spoiler) {
+            break;
+        }
+        spoiler->settled = true;
+        err_reset(&b->err);
+        for (LIST_EACH(p, next, &b->wrs)) { /* what the first run left in the others */
+            struct wr *o = CONTAINER_OF(p, struct wr, link);
+            if (!o->settled) {
+                err_reset(&o->err);
+            }
+        }
+    }
+    b->rev = w->rev;
+    b->compact_rev = w->compact_rev;
+    b->alarms = w->alarms;
+    b->wal_frames = w->db.wal_frames;
+    b->took_ns = clock_ns() - t0;
+}
+
+/* ---- on the loop ---- */
+
+static void answer(struct store *s, struct wr *w) {
+    const struct err *e = w->rc < 0 ? &w->err : NULL;
+    switch (w->kind) {
+    case WR_TXN:
+        if (w->rc < 0) {
+            w->txn->rev = s->rev;
+        }
+        w->cb.txn_done(w->ctx, w->txn, w->rc, e);
+        if (!w->txn->kept) {
+            store_txn_free(w->txn);
+        }
+        break;
+    case WR_GRANT: w->cb.lease_done(w->ctx, w->rc, w->a, w->b, e); break;
+    case WR_REVOKE:
+    case WR_LEFT:
+    case WR_ALARM:
+    case WR_AUX:
+    case WR_COMPACT:
+        if (w->cb.done) {
+            w->cb.done(w->ctx, w->rc, e);
+        }
+        break;
+    case WR_MAX_: break;
+    }
+}
+
+/* What a command changes in the loop's own state, before anybody hears of it. */
+static void take_effect(struct store *s, struct wr *w) {
+    switch (w->kind) {
+    case WR_GRANT:
+        if (w->rc == 0) {
+            lease_granted(s, w->a, w->b, 0);
+        }
+        break;
+    case WR_REVOKE:
+        if (w->rc == 0 || w->rc == -ERR_NOT_FOUND) {
+            lease_gone(s, w->a);
+        } else {
+            lease_revoke_failed(s, w->a);
+        }
+        break;
+    case WR_COMPACT:
+        if (w->rc == 0) {
+            store_compacted(s, w);
+        }
+        break;
+    case WR_TXN:
+    case WR_LEFT:
+    case WR_ALARM:
+    case WR_AUX:
+    case WR_MAX_: break;
+    }
+}
+
+static void batch_done(struct loop_work *lw) {
+    struct batch *b = CONTAINER_OF(lw, struct batch, w);
+    struct store *s = b->s;
+    s->busy = false;
+    s->st.n_txns += b->n;
+    if (b->rc == 0) {
+        s->rev = b->rev;
+        s->alarms = b->alarms;
+        s->pages = b->pages;
+        s->free_pages = b->free_pages;
+        s->wal_frames = b->wal_frames;
+        s->st.n_commits++;
+        s->st.n_puts += b->n_puts;
+        s->st.n_deletes += b->n_deletes;
+        s->st.commit_ns_total += b->took_ns;
+        if (b->took_ns > s->st.commit_ns_max) {
+            s->st.commit_ns_max = b->took_ns;
+        }
+    }
+    for (LIST_EACH(p, next, &b->wrs)) {
+        struct wr *w = CONTAINER_OF(p, struct wr, link);
+        if (b->rc < 0 && !w->settled) {
+            w->rc = b->rc;
+            w->err = b->err;
+        }
+        take_effect(s, w);
+    }
+    if (b->rc == 0) {
+        watch_deliver(s, TAKE(b->eb));
+    }
+    while (!list_empty(&b->wrs)) {
+        struct wr *w = CONTAINER_OF(b->wrs.next, struct wr, link);
+        list_del(&w->link);
+        s->n_pending--;
+        answer(s, w);
+        free(w);
+    }
+    ebatch_free(b->eb);
+    free(b);
+    task_idle_arm(s);
+    store_kick(s);
+}
+
+static void batch_start(struct store *s) {
+    struct batch *b = new_zero(struct batch);
+    b->w.run = batch_run;
+    b->w.done = batch_done;
+    b->s = s;
+    list_init(&b->wrs);
+    b->want_prev = s->o.keep_prev || s->n_prev_watches;
+    if (s->n_watches) {
+        b->eb = ebatch_new();
+    }
+    while (!list_empty(&s->pending) && b->n < LIM_BATCH_TXNS && b->bytes < LIM_BATCH_BYTES) {
+        struct wr *w = CONTAINER_OF(s->pending.next, struct wr, link);
+        list_del(&w->link);
+        list_add_tail(&b->wrs, &w->link);
+        b->bytes += w->bytes;
+        b->n++;
+    }
+    s->busy = true;
+    s->batches_since_task++;
+    b->rc = loop_work_submit(s->l, LANE_DB_WRITE, &b->w, &b->err);
+    if (b->rc < 0) {
+        batch_done(&b->w);
+    }
+}
+
+enum { TASK_TURN = 16 }; /* background work gets a slice after so many commits even under load */
+
+void store_kick(struct store *s) {
+    if (s->busy) {
+        return;
+    }
+    bool idle = list_empty(&s->pending);
+    struct loop_work *task = idle || s->batches_since_task >= TASK_TURN ? task_next(s, idle) : NULL;
+    if (task) {
+        struct err e = ERR_INIT;
+        s->busy = true;
+        s->batches_since_task = 0;
+        if (loop_work_submit(s->l, LANE_DB_WRITE, task, &e) == 0) {
+            return;
+        }
+        s->busy = false;
+        free(CONTAINER_OF(task, struct task, w));
+    }
+    if (!idle) {
+        batch_start(s);
+    }
+}
+
+void store_flush(void *ctx) {
+    store_kick(ctx);
+}
+
+void store_submit(struct store *s, struct wr *own_wr) {
+    list_add_tail(&s->pending, &own_wr->link);
+    s->n_pending++;
+    if (!s->busy) {
+        loop_before_sleep(s->l, &s->flush_hook, store_flush, s);
+    }
+}
+
+/* A refusal before anything is queued for the lane still answers later, never inside the call. */
+struct refusal {
+    struct loop_hook hook;
+    struct wr *w;
+    struct store *s;
+};
+
+static void refused(void *ctx) {
+    struct refusal *r = ctx;
+    struct wr *w = r->w;
+    r->s->n_pending--;
+    answer(r->s, w);
+    free(w);
+    free(r);
+}
+
+void store_refuse(struct store *s, struct wr *own_wr) {
+    struct refusal *r = new_zero(struct refusal);
+    r->w = own_wr;
+    r->s = s;
+    s->n_pending++;
+    loop_before_sleep(s->l, &r->hook, refused, r);
+}
+
+/* Transactions that only read need no commit; they run on the loop's connection. */
+static int run_read_only(struct store *s, struct wr *w) {
+    struct change c = {.v = store_view(s), .a = &w->txn->a, .new_rev = s->rev};
+    int rc = body_prepare(&c.v, &w->txn->body, &w->err);
+    if (rc == 0) {
+        rc = body_apply(&c, &w->txn->body, &w->err);
+    }
+    w->txn->rev = s->rev;
+    return rc;
+}
+
+void store_txn(struct store *s, struct store_txn *own_txn, store_txn_done *done, void *ctx) {
+    struct wr *w = wr_new(WR_TXN, 0);
+    w->txn = own_txn;
+    w->cb.txn_done = done;
+    w->ctx = ctx;
+    w->bytes = body_bytes(&own_txn->body);
+    if (own_txn->failed || w->bytes > s->o.max_request_bytes) {
+        w->rc = err_pub(&w->err, ERR_INVALID, STORE_E_TOO_LARGE);
+    } else {
+        w->rc = body_check(&own_txn->body, s->o.max_txn_ops, &w->err);
+    }
+    if (w->rc == 0 && body_writes(&own_txn->body)) {
+        store_submit(s, w);
+        return;
+    }
+    if (w->rc == 0) {
+        w->rc = run_read_only(s, w);
+    }
+    store_refuse(s, w);
+}

@@ -311,7 +311,7 @@ static void catch_up(struct store_watch *w) {
             }
         } else {
             struct err e = ERR_INIT;
-            int64_t upto;
+            int64_t upto = s->rev;
             b = ebatch_new();
             int rc = read_log(w, b, &upto, &e);
             bool on = false;

@@ -123,6 +123,13 @@ runner := $(B)/$(CHECK)/kfarm-tests
 .PHONY: check unit fuzz-replay tsan fuzz clang
 check: unit fuzz-replay lint
 
+# Our objects reach the test programs as an archive: they take what the tests use.
+define ARCHIVE
+$(B)/$(1)/libkfarm.a: $$(call objs,$(1),$(lib_c))
+	@mkdir -p $$(@D); rm -f $$@; ar rcsTD $$@ $$^
+endef
+$(foreach v,check check-clang tsan fuzz,$(eval $(call ARCHIVE,$(v))))
+
 # One runner holds every test and every fuzz target.
 unit: $(runner)
 	$(call say,test,$<)$(asan_env) timeout 600 $< $(TESTS)
@@ -130,17 +137,17 @@ unit: $(runner)
 fuzz-replay: $(runner)
 	$(call say,replay,testdata/*/corpus)$(asan_env) scripts/fuzz-replay $<
 
-$(B)/check/kfarm-tests: $(call objs,check,$(lib_c) $(t_c) $(test_c) $(fuzz_c))
-	$(call say,link,$@)mkdir -p $(@D); gcc $(asan) -o $@ $(filter %.o,$^) $(glibc_libs)
+$(B)/check/kfarm-tests: $(call objs,check,$(t_c) $(test_c) $(fuzz_c)) $(B)/check/libkfarm.a
+	$(call say,link,$@)mkdir -p $(@D); gcc $(asan) -o $@ $^ $(glibc_libs)
 
-$(B)/check-clang/kfarm-tests: $(call objs,check-clang,$(lib_c) $(t_c) $(test_c) $(fuzz_c))
-	$(call say,link,$@)mkdir -p $(@D); clang $(asan) -o $@ $(filter %.o,$^) $(glibc_libs)
+$(B)/check-clang/kfarm-tests: $(call objs,check-clang,$(t_c) $(test_c) $(fuzz_c)) $(B)/check-clang/libkfarm.a
+	$(call say,link,$@)mkdir -p $(@D); clang $(asan) -o $@ $^ $(glibc_libs)
 
 tsan: $(B)/tsan/kfarm-tests
 	$(call say,tsan,$<)TSAN_OPTIONS=halt_on_error=1 timeout 900 $< $(TESTS)
 
-$(B)/tsan/kfarm-tests: $(call objs,tsan,$(lib_c) $(t_c) $(test_c) $(fuzz_c))
-	$(call say,link,$@)mkdir -p $(@D); gcc -fsanitize=thread -o $@ $(filter %.o,$^) $(glibc_libs)
+$(B)/tsan/kfarm-tests: $(call objs,tsan,$(t_c) $(test_c) $(fuzz_c)) $(B)/tsan/libkfarm.a
+	$(call say,link,$@)mkdir -p $(@D); gcc -fsanitize=thread -o $@ $^ $(glibc_libs)
 
 # All targets are in one binary, T=<pkg>_<name> chooses: `make fuzz T=dhcp_msg TIME=60`.
 TIME ?= 60
@@ -148,8 +155,8 @@ fuzz: $(B)/fuzz/kfarm-fuzz
 	@[ -n "$(T)" ] || { echo 'make fuzz T=<package>_<target>' >&2; exit 2; }
 	$(Q)scripts/fuzz $< $(T) -max_total_time=$(TIME) $(ARGS)
 
-$(B)/fuzz/kfarm-fuzz: $(call objs,fuzz,$(lib_c) $(t_c) $(fuzz_c))
-	$(call say,link,$@)mkdir -p $(@D); clang $(asan) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(glibc_libs)
+$(B)/fuzz/kfarm-fuzz: $(call objs,fuzz,$(t_c) $(fuzz_c)) $(B)/fuzz/libkfarm.a
+	$(call say,link,$@)mkdir -p $(@D); clang $(asan) -fsanitize=fuzzer -o $@ $^ $(glibc_libs)
 
 clang: $(call objs,clang,$(cmd_c) $(lib_c) $(t_c) $(test_c) $(fuzz_c))
 	@echo 'clang: clean'

@@ -23,7 +23,7 @@ void kube_errs_fini(struct kube_errs *e) {
     *e = (struct kube_errs)KUBE_ERRS_INIT;
 }
 
-static char *vtext(struct kube_errs *e, const char *fmt, va_list ap) {
+PRINTF(2, 0) static char *vtext(struct kube_errs *e, const char *fmt, va_list ap) {
     AUTO(buf) struct buf b = BUF_INIT(LIM_ERRS_BYTES);
     buf_vfmt(&b, fmt, ap);
     return arena_str(kube_errs_mem(e), buf_view(&b));

@@ -59,7 +59,7 @@ tsan_flags := $(common) $(glibc) -O1 -fno-omit-frame-pointer -fsanitize=thread -
 fuzz_cc := clang
 fuzz_flags := $(common) $(glibc) $(asan) -fsanitize=fuzzer-no-link -DKF_FUZZ_MAIN
 clang_cc := clang
-clang_flags := $(common) $(glibc) -O1
+clang_flags := $(common) $(glibc) -O0 -g0
 
 libs := -Wl,--start-group -lmbedtls -lnghttp2 -lllhttp -lsqlite3 -lzstd -lyaml -lyyjson -Wl,--end-group
 rel_libs := -L$(deps)/musl/lib $(libs)
@@ -121,7 +121,7 @@ asan_env := ASAN_OPTIONS=detect_leaks=1:abort_on_error=0:strict_string_checks=1 
 runner := $(B)/$(CHECK)/kfarm-tests
 
 .PHONY: check unit fuzz-replay tsan fuzz clang
-check: unit fuzz-replay lint
+check: unit fuzz-replay clang lint
 
 # Our objects reach the test programs as an archive: they take what the tests use.
 define ARCHIVE
@@ -201,7 +201,7 @@ help:
 	@printf '%s\n' \
 	  'make               build/kfarm: the static release binary (and kfarm.debug with symbols)' \
 	  'make deps          fetch and build the third-party libraries (cached outside the tree)' \
-	  'make check         unit tests and fuzz replay with ASan+UBSan, then lint; TESTS=pattern, CC=clang' \
+	  'make check         unit tests and fuzz replay with ASan+UBSan, clang, lint; TESTS=pattern, CC=clang' \
 	  'make tsan          the same tests with the thread sanitizer' \
 	  'make fuzz T=p_n    libFuzzer on target n of package p; TIME=seconds ARGS=' \
 	  'make lint          layers, headers, banned functions, globals, format' \

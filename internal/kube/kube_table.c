@@ -88,7 +88,7 @@ const char *kube_api_version(const struct kube_resource *r) {
             return tab[i].text;
         }
     }
-    CHECK(!"group without a row");
+    CHECK(false && "group without a row");
     return NULL;
 }
 

@@ -116,6 +116,7 @@ int pki_cert_parse(struct span in, struct pki_info *ret, struct err *e) {
     mbedtls_x509_crt c;
     mbedtls_x509_crt_init(&c);
     struct pki_info i = {.arena_ = info_arena()};
+    AUTO(buf) struct buf hex = BUF_INIT(sizeof(i.serial) - 1);
     int m = mbedtls_x509_crt_parse_der_nocopy(&c, der.p, der.n);
     if (m) {
         rc = pki_fail(e, ERR_INVALID, m, "certificate");
@@ -134,7 +135,6 @@ int pki_cert_parse(struct span in, struct pki_info *ret, struct err *e) {
             i.usage |= PKI_CLIENT;
         }
     }
-    AUTO(buf) struct buf hex = BUF_INIT(sizeof(i.serial) - 1);
     hex_encode(&hex, span_of(c.serial.p, c.serial.len));
     IGNORE_ERR(str_put(i.serial, sizeof(i.serial), "%s", buf_cstr(&hex)), "bounded by the buf");
     hash_sha256(span_of(c.pk_raw.p, c.pk_raw.len), i.spki_sha256);

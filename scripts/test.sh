@@ -9,7 +9,7 @@
 # It may hold a line `# timeout: <seconds>` (default 300). It runs with stdin closed, in the top
 # folder, with KFARM (the binary), TMPDIR (a folder of its own, removed afterwards) and TEST_LOGS.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 
 top=$PWD
 logs=$top/build/test-logs

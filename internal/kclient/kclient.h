@@ -82,6 +82,8 @@ struct kinformer_opts {
 struct kinformer *kinformer_start(struct kclient *c, const struct kinformer_opts *o);
 void kinformer_stop(struct kinformer *i);
 bool kinformer_synced(const struct kinformer *i);
+/* Calls back once when the informer has synced (inside this call when it has already). */
+void kinformer_on_synced(struct kinformer *i, void (*cb)(void *ctx), void *ctx);
 /* A further listener; what is cached already is reported by calls with old NULL before this returns. */
 void kinformer_listen(struct kinformer *i, kinformer_cb *on_change, void *ctx);
 struct json *kinformer_get(const struct kinformer *i, const char *ns, const char *name); /* NULL: not cached */

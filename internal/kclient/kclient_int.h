@@ -32,7 +32,4 @@ void kclient_get_page(struct kclient *c, const char *target, const char *accept,
 int kclient_status_err(unsigned status, const struct json *body, struct err *e);
 uint64_t krv(const struct json *obj); /* resourceVersion as a number, 0 when it is none */
 
-/* Calls back when the informer has synced (at once when it has). */
-void kinformer_on_sync(struct kinformer *i, void (*cb)(void *ctx), void *ctx);
-
 #endif

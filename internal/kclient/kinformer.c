@@ -212,7 +212,7 @@ void kinformer_listen(struct kinformer *i, kinformer_cb *on_change, void *ctx) {
     }
 }
 
-void kinformer_on_sync(struct kinformer *i, void (*cb)(void *ctx), void *ctx) {
+void kinformer_on_synced(struct kinformer *i, void (*cb)(void *ctx), void *ctx) {
     if (i->synced) {
         cb(ctx);
         return;

@@ -68,7 +68,7 @@ static void on_synced(void *ctx) {
 
 void kqueue_need(struct kqueue *q, struct kinformer *i) {
     q->n_unsynced++;
-    kinformer_on_sync(i, on_synced, q);
+    kinformer_on_synced(i, on_synced, q);
 }
 
 static struct kitem *item(struct kqueue *q, const char *key) {

@@ -3,6 +3,7 @@
 #define CMD(id) int cmd_##id(struct cmdctx *c, struct err *e);
 CMD(help)
 CMD(image)
+CMD(keyd)
 CMD(version)
 #undef CMD
 
@@ -10,6 +11,7 @@ const struct cmd cmd_table[] = {
     {"help", "[COMMAND]", "list the commands or explain one", cmd_help, 0},
     {"image", "build|ls|rm NAME", "make and list the images that nodes boot", cmd_image, 0},
     {"version", "", "print the version", cmd_version, 0},
+    {"keyd", "", "holds the private keys and signs", cmd_keyd, CMD_ROLE},
     {NULL, NULL, NULL, NULL, 0},
 };
 

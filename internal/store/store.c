@@ -299,7 +299,7 @@ struct read_job {
     struct err err;
 };
 
-static int lane_open(struct store *s, struct err *e) {
+int store_lane_open(struct store *s, struct err *e) {
     if (s->rd_lane.h) {
         return 0;
     }
@@ -309,7 +309,7 @@ static int lane_open(struct store *s, struct err *e) {
 
 static void read_run(struct loop_work *w) {
     struct read_job *j = CONTAINER_OF(w, struct read_job, w);
-    j->rc = lane_open(j->s, &j->err);
+    j->rc = store_lane_open(j->s, &j->err);
     if (j->rc == 0 && (j->rc = db_run(&j->s->rd_lane, ST_BEGIN_READ, &j->err)) == 0) {
         j->v.d = &j->s->rd_lane;
         j->rc = view_range(&j->v, &j->q, &j->a, &j->res, &j->err);

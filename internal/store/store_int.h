@@ -291,6 +291,10 @@ struct view store_view(struct store *s);
 NODISCARD int store_open_vfs(struct loop *l, int dirfd, const char *name,
                              const struct store_opts *o, const char *base_vfs, struct store **ret,
                              struct err *e);
+NODISCARD int store_lane_open(struct store *s, struct err *e); /* on LANE_DB_READ: its connection */
+/* store_hash.c: a revision as etcd keeps it in its own file */
+void store_rev_bytes(struct buf *b, int64_t id, bool tombstone);
+void store_kv_bytes(struct buf *b, const struct store_kv *kv);
 /* store_write.c */
 void store_submit(struct store *s, struct wr *own_wr);
 void store_refuse(struct store *s, struct wr *own_wr); /* answers with own_wr->rc from the loop */

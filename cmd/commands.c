@@ -2,6 +2,7 @@
 
 #define CMD(id) int cmd_##id(struct cmdctx *c, struct err *e);
 CMD(help)
+CMD(netboot)
 CMD(image)
 CMD(server)
 CMD(front)
@@ -13,6 +14,7 @@ const struct cmd cmd_table[] = {
     {"server", "", "make this machine a host: admin cluster, tenants, boot service", cmd_server, 0},
     {"help", "[COMMAND]", "list the commands or explain one", cmd_help, 0},
     {"image", "build|ls|rm NAME", "make and list the images that nodes boot", cmd_image, 0},
+    {"netboot", "", "boot service: DHCP, TFTP, HTTP, boot documents", cmd_netboot, CMD_ROLE},
     {"version", "", "print the version", cmd_version, 0},
     {"front", "", "one port for the API of every cluster", cmd_front, CMD_ROLE},
     {"keyd", "", "holds the private keys and signs", cmd_keyd, CMD_ROLE},

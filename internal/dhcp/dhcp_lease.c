@@ -9,7 +9,9 @@ struct hw_key {
     size_t n;
 };
 static struct hw_key hw_key(uint32_t subnet, struct dhcp_hw hw) {
-    struct hw_key k = {{(uint8_t)(subnet >> 24), (uint8_t)(subnet >> 16), (uint8_t)(subnet >> 8), (uint8_t)subnet}, 0};
+    struct hw_key k = {
+        {(uint8_t)(subnet >> 24), (uint8_t)(subnet >> 16), (uint8_t)(subnet >> 8), (uint8_t)subnet},
+        0};
     memcpy(k.b + 4, hw.b, hw.n);
     k.n = 4u + hw.n;
     return k;
@@ -31,7 +33,8 @@ struct dhcp_lease *dhcp_lease_at(const struct dhcp_server *s, uint32_t ip) {
     return map_get(&s->by_ip, ip_key(&ip));
 }
 
-struct dhcp_lease *dhcp_lease_by_hw(const struct dhcp_server *s, const struct dhcp_pool *p, struct dhcp_hw hw) {
+struct dhcp_lease *dhcp_lease_by_hw(const struct dhcp_server *s, const struct dhcp_pool *p,
+                                    struct dhcp_hw hw) {
     struct hw_key k = hw_key(p->cfg.addr, hw);
     return map_get(&s->by_hw, span_of(k.b, k.n));
 }
@@ -66,7 +69,8 @@ static void lease_drop(struct dhcp_server *s, struct dhcp_lease *l) {
     free(l);
 }
 
-void dhcp_lease_move(struct dhcp_server *s, struct dhcp_lease *l, enum dhcp_state to, uint64_t until_ns) {
+void dhcp_lease_move(struct dhcp_server *s, struct dhcp_lease *l, enum dhcp_state to,
+                     uint64_t until_ns) {
     s->count[l->state]--;
     s->count[to]++;
     l->state = to;
@@ -146,7 +150,8 @@ static size_t home_of(struct dhcp_hw hw, size_t n) {
     return (size_t)((h ^ h >> 29) % n);
 }
 
-uint32_t dhcp_pool_unused(const struct dhcp_pool *p, struct dhcp_hw hw, bool (*ok)(void *ctx, uint32_t ip), void *ctx) {
+uint32_t dhcp_pool_unused(const struct dhcp_pool *p, struct dhcp_hw hw,
+                          bool (*ok)(void *ctx, uint32_t ip), void *ctx) {
     if (!p->n_addrs) {
         return 0;
     }
@@ -154,7 +159,8 @@ uint32_t dhcp_pool_unused(const struct dhcp_pool *p, struct dhcp_hw hw, bool (*o
     for (size_t step = 0; step < p->n_addrs;) {
         size_t i = (start + step) % p->n_addrs;
         if (i % 64 == 0 && p->taken[i / 64] == UINT64_MAX) {
-            step += 64; /* a full word has all its 64 addresses in the range: nothing is jumped over */
+            step +=
+                64; /* a full word has all its 64 addresses in the range: nothing is jumped over */
             continue;
         }
         uint32_t ip = p->cfg.range_lo + (uint32_t)i;
@@ -211,16 +217,19 @@ static int check_subnet(const struct dhcp_subnet *sn, struct err *e) {
             return err_set(e, ERR_INVALID, "subnet %s: the range is not inside it", at);
         }
         if (sn->range_hi - sn->range_lo >= LIM_DHCP_RANGE) {
-            return err_set(e, ERR_LIMIT, "subnet %s: range of more than %d addresses", at, LIM_DHCP_RANGE);
+            return err_set(e, ERR_LIMIT, "subnet %s: range of more than %d addresses", at,
+                           LIM_DHCP_RANGE);
         }
     }
     if (sn->lease_s == 0 || sn->offer_s == 0 || sn->decline_s == 0) {
-        return err_set(e, ERR_INVALID, "subnet %s: lease, offer and decline times must not be 0", at);
+        return err_set(e, ERR_INVALID, "subnet %s: lease, offer and decline times must not be 0",
+                       at);
     }
     return 0;
 }
 
-static int pools_new(const struct dhcp_subnet *subnets, size_t n, struct dhcp_pool **ret, struct err *e) {
+static int pools_new(const struct dhcp_subnet *subnets, size_t n, struct dhcp_pool **ret,
+                     struct err *e) {
     for (size_t i = 0; i < n; i++) {
         int rc = check_subnet(&subnets[i], e);
         if (rc < 0) {
@@ -259,14 +268,16 @@ static int by_end(const void *a, const void *b) {
     return (*x)->until_ns < (*y)->until_ns ? -1 : (*x)->until_ns > (*y)->until_ns;
 }
 
-int dhcp_server_configure(struct dhcp_server *s, const struct dhcp_subnet *subnets, size_t n, struct err *e) {
+int dhcp_server_configure(struct dhcp_server *s, const struct dhcp_subnet *subnets, size_t n,
+                          struct err *e) {
     struct dhcp_pool *pools = NULL;
     size_t n_all = 0;
     int rc = pools_new(subnets, n, &pools, e);
     if (rc < 0) {
         return rc;
     }
-    AUTO_FREE struct dhcp_lease **all = mem_array(NULL, s->by_ip.n + 1, sizeof(struct dhcp_lease *), s->max_leases + 1);
+    AUTO_FREE struct dhcp_lease **all =
+        mem_array(NULL, s->by_ip.n + 1, sizeof(struct dhcp_lease *), s->max_leases + 1);
     if (!all) {
         pools_free(pools, n);
         return err_set(e, ERR_NOMEM, "configuring the subnets");
@@ -305,7 +316,8 @@ int dhcp_server_restore(struct dhcp_server *s, const struct dhcp_lease *from, ui
     memcpy(l->hostname, from->hostname, sizeof(l->hostname));
     memcpy(l->agent, from->agent, sizeof(l->agent));
     l->agent_n = from->agent_n;
-    enum dhcp_state to = from->state != DHCP_FREE && from->until_ns <= now_ns ? DHCP_FREE : from->state;
+    enum dhcp_state to =
+        from->state != DHCP_FREE && from->until_ns <= now_ns ? DHCP_FREE : from->state;
     dhcp_lease_move(s, l, to, from->until_ns);
     if (to == DHCP_DECLINED || !from->hw.n) {
         dhcp_lease_disown(s, l);
@@ -313,12 +325,14 @@ int dhcp_server_restore(struct dhcp_server *s, const struct dhcp_lease *from, ui
     return 0;
 }
 
-const struct dhcp_lease *dhcp_server_lease_of(const struct dhcp_server *s, uint32_t ip, uint64_t now_ns) {
+const struct dhcp_lease *dhcp_server_lease_of(const struct dhcp_server *s, uint32_t ip,
+                                              uint64_t now_ns) {
     const struct dhcp_lease *l = dhcp_lease_at(s, ip);
     return l && l->state == DHCP_BOUND && l->until_ns > now_ns ? l : NULL;
 }
 
-void dhcp_server_each(const struct dhcp_server *s, void (*fn)(void *ctx, const struct dhcp_lease *l), void *ctx) {
+void dhcp_server_each(const struct dhcp_server *s,
+                      void (*fn)(void *ctx, const struct dhcp_lease *l), void *ctx) {
     struct map_iter it = {0};
     struct map_entry *en;
     while (map_next(&s->by_ip, &it, &en)) {

@@ -16,19 +16,14 @@ static const uint8_t cookie[4] = {99, 130, 83, 99};
 
 static bool length_ok(enum dhcp_kind kind, size_t n) {
     switch (kind) {
-    case DHCP_K_U8:
-        return n == 1;
-    case DHCP_K_U16:
-        return n == 2;
+    case DHCP_K_U8: return n == 1;
+    case DHCP_K_U16: return n == 2;
     case DHCP_K_U32:
-    case DHCP_K_IP:
-        return n == 4;
-    case DHCP_K_IPS:
-        return n % 4 == 0;
+    case DHCP_K_IP: return n == 4;
+    case DHCP_K_IPS: return n % 4 == 0;
     case DHCP_K_BYTES:
     case DHCP_K_TEXT:
-    case DHCP_K_FLAG:
-        break;
+    case DHCP_K_FLAG: break;
     }
     return true;
 }
@@ -108,8 +103,9 @@ int dhcp_msg_parse(struct dhcp_msg *m, struct span pkt, const char **ret_why) {
     }
     if (span_u8(&s, &m->op) < 0 || span_u8(&s, &m->htype) < 0 || span_u8(&s, &m->hlen) < 0 ||
         span_u8(&s, &m->hops) < 0 || span_be32(&s, &m->xid) < 0 || span_be16(&s, &m->secs) < 0 ||
-        span_be16(&s, &m->flags) < 0 || span_be32(&s, &m->ciaddr) < 0 || span_be32(&s, &m->yiaddr) < 0 ||
-        span_be32(&s, &m->siaddr) < 0 || span_be32(&s, &m->giaddr) < 0 || span_take(&s, DHCP_HW_MAX, &hw) < 0 ||
+        span_be16(&s, &m->flags) < 0 || span_be32(&s, &m->ciaddr) < 0 ||
+        span_be32(&s, &m->yiaddr) < 0 || span_be32(&s, &m->siaddr) < 0 ||
+        span_be32(&s, &m->giaddr) < 0 || span_take(&s, DHCP_HW_MAX, &hw) < 0 ||
         span_take(&s, FIELD_SNAME, &sname) < 0 || span_take(&s, FIELD_FILE, &file) < 0 ||
         span_take(&s, sizeof(cookie), &magic) < 0) {
         *ret_why = "message too short";
@@ -253,7 +249,8 @@ static void put_header(struct buf *b, const struct dhcp_msg *m) {
     buf_add(b, m->chaddr, DHCP_HW_MAX);
 }
 
-int dhcp_msg_write(const struct dhcp_msg *m, const struct dhcp_opts *o, size_t max, struct buf *ret) {
+int dhcp_msg_write(const struct dhcp_msg *m, const struct dhcp_opts *o, size_t max,
+                   struct buf *ret) {
     enum { OVERLOAD_SIZE = 3, END_SIZE = 1 };
     AUTO(area) struct area main = {BUF_INIT(LIM_DHCP_IN), 0};
     AUTO(area) struct area file = {BUF_INIT(FIELD_FILE), m->file.n ? 0 : FIELD_FILE - END_SIZE};
@@ -280,7 +277,8 @@ int dhcp_msg_write(const struct dhcp_msg *m, const struct dhcp_opts *o, size_t m
             if (code == DHCP_OPT_AGENT || o->v[i].must != (bool)must) {
                 continue;
             }
-            if (!area_put(&main, code, v) && !area_put(&file, code, v) && !area_put(&sname, code, v) && must) {
+            if (!area_put(&main, code, v) && !area_put(&file, code, v) &&
+                !area_put(&sname, code, v) && must) {
                 return -ERR_LIMIT;
             }
         }

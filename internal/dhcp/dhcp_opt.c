@@ -4,10 +4,9 @@
 #include "internal/base/rand.h"
 
 const char *dhcp_type_name(unsigned type) {
-    static const char *const names[] = {
-        [0] = "BOOTP",
+    static const char *const names[] = {[0] = "BOOTP",
 #define X(name, n) [n] = #name,
-        DHCP_TYPES(X)
+                                        DHCP_TYPES(X)
 #undef X
     };
     return type < ARRAY_LEN(names) ? names[type] : "?";
@@ -68,8 +67,7 @@ int dhcp_opt_from_text(uint8_t code, struct span text, struct buf *ret) {
     case DHCP_K_TEXT:
         return text.n == 0 || span_index(text, 0) >= 0 ? -ERR_INVALID : buf_span(ret, text);
     case DHCP_K_IP:
-    case DHCP_K_IPS:
-        return text_ips(text, kind == DHCP_K_IP, ret);
+    case DHCP_K_IPS: return text_ips(text, kind == DHCP_K_IP, ret);
     case DHCP_K_U8:
     case DHCP_K_FLAG:
         return span_to_u64(text, 0, UINT8_MAX, &v) < 0 ? -ERR_INVALID : buf_u8(ret, (uint8_t)v);
@@ -77,8 +75,7 @@ int dhcp_opt_from_text(uint8_t code, struct span text, struct buf *ret) {
         return span_to_u64(text, 0, UINT16_MAX, &v) < 0 ? -ERR_INVALID : buf_be16(ret, (uint16_t)v);
     case DHCP_K_U32:
         return span_to_u64(text, 0, UINT32_MAX, &v) < 0 ? -ERR_INVALID : buf_be32(ret, (uint32_t)v);
-    case DHCP_K_BYTES:
-        break;
+    case DHCP_K_BYTES: break;
     }
     return text_hex(text, ret);
 }
@@ -166,7 +163,8 @@ int dhcp_hw_parse(struct span s, struct dhcp_hw *ret) {
     while (s.n) {
         struct span pair;
         uint64_t v;
-        if (hw.n == DHCP_HW_MAX || span_take(&s, 2, &pair) < 0 || span_hex_to_u64(pair, UINT8_MAX, &v) < 0) {
+        if (hw.n == DHCP_HW_MAX || span_take(&s, 2, &pair) < 0 ||
+            span_hex_to_u64(pair, UINT8_MAX, &v) < 0) {
             return -ERR_INVALID;
         }
         hw.b[hw.n++] = (uint8_t)v;
@@ -195,7 +193,9 @@ void dhcp_hw_format(struct dhcp_hw hw, char sep, char dst[DHCP_HW_STR]) {
 }
 
 void dhcp_ip_format(uint32_t ip, char dst[DHCP_IP_STR]) {
-    IGNORE_ERR(str_put(dst, DHCP_IP_STR, "%u.%u.%u.%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255), "fits");
+    IGNORE_ERR(
+        str_put(dst, DHCP_IP_STR, "%u.%u.%u.%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255),
+        "fits");
 }
 
 int dhcp_ip_parse(struct span s, uint32_t *ret) {

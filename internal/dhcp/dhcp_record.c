@@ -24,7 +24,8 @@ static uint32_t crc32c(struct span s) {
     return ~c;
 }
 
-int dhcp_record_write(const struct dhcp_lease *l, uint64_t now_ns, uint64_t wall_now_s, struct buf *ret) {
+int dhcp_record_write(const struct dhcp_lease *l, uint64_t now_ns, uint64_t wall_now_s,
+                      struct buf *ret) {
     AUTO(buf) struct buf body = BUF_INIT(DHCP_RECORD_MAX);
     uint64_t left_s = l->until_ns > now_ns ? (l->until_ns - now_ns + NS_PER_S - 1) / NS_PER_S : 0;
     struct span name = span_str(l->hostname);
@@ -57,10 +58,11 @@ static int read_body(struct span s, uint64_t now_ns, uint64_t wall_now_s, struct
     uint64_t end_s, left_ns;
     struct span hw, name, agent;
     if (span_u8(&s, &version) < 0 || version != RECORD_VERSION || span_u8(&s, &state) < 0 ||
-        state >= DHCP_STATE_MAX_ || state == DHCP_OFFERED || span_be32(&s, &l.ip) < 0 || span_be32(&s, &l.subnet) < 0 ||
-        span_be64(&s, &end_s) < 0 || read_short(&s, DHCP_HW_MAX, &hw) < 0 ||
-        read_short(&s, LIM_DHCP_HOSTNAME, &name) < 0 || read_short(&s, sizeof(l.agent), &agent) < 0 ||
-        span_end(&s) < 0 || span_to_cstr(name, l.hostname, sizeof(l.hostname)) < 0) {
+        state >= DHCP_STATE_MAX_ || state == DHCP_OFFERED || span_be32(&s, &l.ip) < 0 ||
+        span_be32(&s, &l.subnet) < 0 || span_be64(&s, &end_s) < 0 ||
+        read_short(&s, DHCP_HW_MAX, &hw) < 0 || read_short(&s, LIM_DHCP_HOSTNAME, &name) < 0 ||
+        read_short(&s, sizeof(l.agent), &agent) < 0 || span_end(&s) < 0 ||
+        span_to_cstr(name, l.hostname, sizeof(l.hostname)) < 0) {
         return -ERR_CORRUPT;
     }
     l.state = (enum dhcp_state)state;
@@ -88,8 +90,9 @@ int dhcp_record_read(struct span *s, uint64_t now_ns, uint64_t wall_now_s, struc
     if (!rest.n) {
         return -ERR_NOT_FOUND;
     }
-    if (span_u8(&rest, &mark) < 0 || mark != RECORD_MARK || span_be16(&rest, &n) < 0 || span_be32(&rest, &crc) < 0 ||
-        span_take(&rest, n, &body) < 0 || crc32c(body) != crc || read_body(body, now_ns, wall_now_s, ret) < 0) {
+    if (span_u8(&rest, &mark) < 0 || mark != RECORD_MARK || span_be16(&rest, &n) < 0 ||
+        span_be32(&rest, &crc) < 0 || span_take(&rest, n, &body) < 0 || crc32c(body) != crc ||
+        read_body(body, now_ns, wall_now_s, ret) < 0) {
         return -ERR_CORRUPT;
     }
     list_init(&ret->link);

@@ -11,14 +11,15 @@
 #include "internal/base/rand.h"
 
 enum {
-    PROBE_VALID_S = 60,       /* a probe that found nobody counts so long */
-    RESERVED_QUARANTINE_S = 60, /* a declared address comes back soon: the operator wants it there */
+    PROBE_VALID_S = 60, /* a probe that found nobody counts so long */
+    RESERVED_QUARANTINE_S =
+        60, /* a declared address comes back soon: the operator wants it there */
     COMPLAINT_WINDOW_S = 3600,
-    AGENT_LINK = 5,           /* sub-options of option 82 */
+    AGENT_LINK = 5, /* sub-options of option 82 */
     AGENT_SERVER_ID = 11,
     HTYPE_ETHERNET = 1,
     IP_UDP_HEADERS = 28,
-    DEFAULT_MESSAGE = 576,    /* largest message that every client takes */
+    DEFAULT_MESSAGE = 576, /* largest message that every client takes */
 };
 
 /* One request while it is being decided. */
@@ -67,8 +68,8 @@ static void route(struct turn *t, uint8_t type, uint32_t yiaddr) {
     } else if (type != DHCP_NAK && m->ciaddr) {
         o->to = DHCP_TO_CLIENT;
         o->to_ip = m->ciaddr;
-    } else if (type != DHCP_NAK && yiaddr && !(m->flags & DHCP_FLAG_BROADCAST) && m->htype == HTYPE_ETHERNET &&
-               m->hlen == 6) {
+    } else if (type != DHCP_NAK && yiaddr && !(m->flags & DHCP_FLAG_BROADCAST) &&
+               m->htype == HTYPE_ETHERNET && m->hlen == 6) {
         o->to = DHCP_TO_HW;
         o->to_ip = yiaddr;
         o->to_hw = t->rq.hw;
@@ -87,7 +88,8 @@ static void order_by_params(struct dhcp_opts *o, struct span params) {
         return;
     }
     for (size_t i = 0; i < o->n; i++) {
-        if (o->v[i].must || o->v[i].code == DHCP_OPT_SUBNET_MASK || o->v[i].code == DHCP_OPT_ROUTER) {
+        if (o->v[i].must || o->v[i].code == DHCP_OPT_SUBNET_MASK ||
+            o->v[i].code == DHCP_OPT_ROUTER) {
             sorted.v[sorted.n++] = o->v[i];
             o->v[i].code = 0;
         }
@@ -123,8 +125,8 @@ static void echo_opts(struct turn *t, struct dhcp_opts *o) {
     }
 }
 
-static void send_reply(struct turn *t, uint8_t type, struct dhcp_opts *o, uint32_t yiaddr, uint32_t siaddr,
-                       const char *file) {
+static void send_reply(struct turn *t, uint8_t type, struct dhcp_opts *o, uint32_t yiaddr,
+                       uint32_t siaddr, const char *file) {
     const struct dhcp_msg *m = t->m;
     struct dhcp_msg *r = new_zero(struct dhcp_msg);
     r->op = 2;
@@ -141,7 +143,8 @@ static void send_reply(struct turn *t, uint8_t type, struct dhcp_opts *o, uint32
     memcpy(r->chaddr, m->chaddr, sizeof(r->chaddr));
     order_by_params(o, m->opt[DHCP_OPT_PARAMS]);
     int rc = dhcp_msg_write(r, o, reply_max(m), &t->out->pkt);
-    if (rc < 0 && r->file.n) { /* the header's file name is a copy of option 67: give its room to options */
+    if (rc < 0 &&
+        r->file.n) { /* the header's file name is a copy of option 67: give its room to options */
         buf_reset(&t->out->pkt);
         r->file = SPAN_EMPTY;
         rc = dhcp_msg_write(r, o, reply_max(m), &t->out->pkt);
@@ -205,8 +208,8 @@ static void grant(struct turn *t, uint8_t type, uint32_t yiaddr) {
 static bool usable(void *ctx, uint32_t ip) {
     const struct turn *t = ctx;
     const struct dhcp_subnet *sn = &t->pool->cfg;
-    if ((ip & sn->mask) != sn->addr || ip == sn->addr || ip == (sn->addr | ~sn->mask) || ip == sn->router ||
-        ip == t->rq.server_ip || ip == t->in->local_ip) {
+    if ((ip & sn->mask) != sn->addr || ip == sn->addr || ip == (sn->addr | ~sn->mask) ||
+        ip == sn->router || ip == t->rq.server_ip || ip == t->in->local_ip) {
         return false;
     }
     const struct dhcp_host *owner = t->s->ops->host_by_ip(t->s->ctx, sn, ip);
@@ -399,7 +402,8 @@ static bool believable(struct turn *t) {
     return c->n++ < LIM_DHCP_DECLINES;
 }
 
-static void quarantine(struct dhcp_server *s, struct dhcp_pool *p, struct dhcp_lease *l, uint64_t now_ns) {
+static void quarantine(struct dhcp_server *s, struct dhcp_pool *p, struct dhcp_lease *l,
+                       uint64_t now_ns) {
     bool reserved = s->ops->host_by_ip(s->ctx, &p->cfg, l->ip) != NULL;
     uint32_t seconds = p->cfg.decline_s;
     if (reserved && seconds > RESERVED_QUARANTINE_S) {
@@ -469,33 +473,24 @@ static bool hw_of(const struct dhcp_msg *m, struct dhcp_hw *ret) {
     if (!id.n || id.n > DHCP_HW_MAX) {
         return false;
     }
-    ret->n = (uint8_t)id.n; /* no hardware address at all (some tunnels): the client identifier has to do */
+    ret->n =
+        (uint8_t)
+            id.n; /* no hardware address at all (some tunnels): the client identifier has to do */
     memcpy(ret->b, id.p, id.n);
     return true;
 }
 
 static void decide(struct turn *t) {
     switch ((enum dhcp_type)t->m->type) {
-    case DHCP_DISCOVER:
-        on_discover(t);
-        return;
-    case DHCP_REQUEST:
-        on_request(t);
-        return;
-    case DHCP_DECLINE:
-        on_decline(t);
-        return;
-    case DHCP_RELEASE:
-        on_release(t);
-        return;
-    case DHCP_INFORM:
-        on_inform(t);
-        return;
+    case DHCP_DISCOVER: on_discover(t); return;
+    case DHCP_REQUEST: on_request(t); return;
+    case DHCP_DECLINE: on_decline(t); return;
+    case DHCP_RELEASE: on_release(t); return;
+    case DHCP_INFORM: on_inform(t); return;
     case DHCP_OFFER:
     case DHCP_ACK:
     case DHCP_NAK:
-    case DHCP_TYPE_MAX_:
-        break;
+    case DHCP_TYPE_MAX_: break;
     }
     silent(t, "not a request of a client");
 }
@@ -509,7 +504,8 @@ void dhcp_server_input(struct dhcp_server *s, const struct dhcp_in *in, struct d
         silent(&t, "not a request of a client");
         return;
     }
-    t.agent = in->m->giaddr ? in->m->opt[DHCP_OPT_AGENT] : SPAN_EMPTY; /* not to be trusted from the link itself */
+    t.agent = in->m->giaddr ? in->m->opt[DHCP_OPT_AGENT]
+                            : SPAN_EMPTY; /* not to be trusted from the link itself */
     t.pool = pool_for(&t);
     if (!t.pool) {
         silent(&t, "no such network here");

@@ -4,6 +4,7 @@
 CMD(help)
 CMD(netboot)
 CMD(image)
+CMD(pause)
 CMD(server)
 CMD(front)
 CMD(keyd)
@@ -14,6 +15,7 @@ const struct cmd cmd_table[] = {
     {"server", "", "make this machine a host: admin cluster, tenants, boot service", cmd_server, 0},
     {"help", "[COMMAND]", "list the commands or explain one", cmd_help, 0},
     {"image", "build|ls|rm NAME", "make and list the images that nodes boot", cmd_image, 0},
+    {"pause", "", "first process of a pod: waits", cmd_pause, CMD_ROLE},
     {"netboot", "", "boot service: DHCP, TFTP, HTTP, boot documents", cmd_netboot, CMD_ROLE},
     {"version", "", "print the version", cmd_version, 0},
     {"front", "", "one port for the API of every cluster", cmd_front, CMD_ROLE},

@@ -16,7 +16,8 @@
 enum { PORT_CLIENT = 68, PORT_SERVER = 67, MIN_RENEW_S = 30, RETRY_S = 2, RETRY_MAX_S = 30 };
 
 void agent_ip_str(uint32_t ip, char dst[16]) {
-    IGNORE_ERR(str_put(dst, 16, "%u.%u.%u.%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255), "fits");
+    IGNORE_ERR(str_put(dst, 16, "%u.%u.%u.%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255),
+               "fits");
 }
 
 int agent_mac(const char *ifname, uint8_t ret[6], struct err *e) {
@@ -41,7 +42,8 @@ static bool is_bootif(const uint8_t mac[6]) {
     struct arena a = ARENA_INIT(65536);
     const char *v = agent_cmdline(&a, "BOOTIF");
     struct dhcp_hw hw;
-    bool same = v && strlen(v) == 20 && dhcp_hw_parse(span_str(v + 3), &hw) == 0 && memcmp(hw.b, mac, 6) == 0;
+    bool same = v && strlen(v) == 20 && dhcp_hw_parse(span_str(v + 3), &hw) == 0 &&
+                memcmp(hw.b, mac, 6) == 0;
     arena_fini(&a);
     return same;
 }
@@ -55,8 +57,8 @@ size_t agent_interfaces(char (*ret)[16], size_t cap) {
         uint8_t mac[6];
         struct err e = ERR_INIT;
         if (d->d_name[0] == '.' || strlen(d->d_name) > 15 ||
-            str_put(path, sizeof(path), "/sys/class/net/%s/device", d->d_name) < 0 || access(path, F_OK) < 0 ||
-            agent_mac(d->d_name, mac, &e) < 0) {
+            str_put(path, sizeof(path), "/sys/class/net/%s/device", d->d_name) < 0 ||
+            access(path, F_OK) < 0 || agent_mac(d->d_name, mac, &e) < 0) {
             continue;
         }
         size_t at = n++;
@@ -87,8 +89,8 @@ static int open_socket(struct agent_dhcp *d, struct err *e) {
 }
 
 static void send_message(struct agent_dhcp *d, uint8_t type) {
-    static const uint8_t params[] = {DHCP_OPT_SUBNET_MASK, DHCP_OPT_ROUTER, DHCP_OPT_DNS, DHCP_OPT_DOMAIN, DHCP_OPT_MTU,
-                                     DHCP_OPT_NTP};
+    static const uint8_t params[] = {DHCP_OPT_SUBNET_MASK, DHCP_OPT_ROUTER, DHCP_OPT_DNS,
+                                     DHCP_OPT_DOMAIN,      DHCP_OPT_MTU,    DHCP_OPT_NTP};
     bool renewing = d->state == AGENT_DHCP_RENEWING;
     struct dhcp_msg *m = new_zero(struct dhcp_msg);
     struct dhcp_opts *o = new_zero(struct dhcp_opts);
@@ -110,10 +112,13 @@ static void send_message(struct agent_dhcp *d, uint8_t type) {
     dhcp_opts_add(o, DHCP_OPT_PARAMS, true, span_of(params, sizeof(params)));
     /* A renewal goes to the server; after two thirds of the lease, or when it does not answer, to everybody. */
     bool unicast = renewing && d->tries < 3;
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(PORT_SERVER),
-                             .sin_addr.s_addr = htonl(unicast ? d->lease.server : INADDR_BROADCAST)};
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons(PORT_SERVER),
+                             .sin_addr.s_addr =
+                                 htonl(unicast ? d->lease.server : INADDR_BROADCAST)};
     if (dhcp_msg_write(m, o, LIM_DHCP_OUT, &b) == 0) {
-        IGNORE_ERR(sendto(d->fd, b.p, b.n, 0, (const struct sockaddr *)&to, sizeof(to)), "the timer sends it again");
+        IGNORE_ERR(sendto(d->fd, b.p, b.n, 0, (const struct sockaddr *)&to, sizeof(to)),
+                   "the timer sends it again");
     }
     auto_free_(&m);
     auto_free_(&o);
@@ -122,7 +127,8 @@ static void send_message(struct agent_dhcp *d, uint8_t type) {
 static void on_timer(struct loop_timer *t);
 
 static void again_in(struct agent_dhcp *d, uint64_t s) {
-    loop_timer_start(d->l, &d->timer, s * NS_PER_S + rand_below(NS_PER_S / 2), on_timer, "dhcp client");
+    loop_timer_start(d->l, &d->timer, s * NS_PER_S + rand_below(NS_PER_S / 2), on_timer,
+                     "dhcp client");
 }
 
 static void discover(struct agent_dhcp *d) {
@@ -247,7 +253,8 @@ static int prepare(struct loop *l, struct agent_dhcp *d, const char *ifname, str
     if (!d->ifindex) {
         return err_sys(e, errno, "interface %s", ifname);
     }
-    if (agent_mac(ifname, d->mac, e) < 0 || netlink_link_up(d->ifindex, true, e) < 0 || open_socket(d, e) < 0) {
+    if (agent_mac(ifname, d->mac, e) < 0 || netlink_link_up(d->ifindex, true, e) < 0 ||
+        open_socket(d, e) < 0) {
         return -(int)e->code;
     }
     return loop_io_start(l, &d->io, d->fd, LOOP_READ, on_readable, "dhcp client", e);
@@ -263,8 +270,8 @@ int agent_dhcp_start(struct loop *l, struct agent_dhcp *d, const char *ifname, s
     return 0;
 }
 
-int agent_dhcp_resume(struct loop *l, struct agent_dhcp *d, const char *ifname, const struct agent_lease *lease,
-                      struct err *e) {
+int agent_dhcp_resume(struct loop *l, struct agent_dhcp *d, const char *ifname,
+                      const struct agent_lease *lease, struct err *e) {
     if (prepare(l, d, ifname, e) < 0) {
         agent_dhcp_stop(d);
         return -(int)e->code;
@@ -286,7 +293,8 @@ int agent_lease_apply(const struct agent_dhcp *d, struct err *e) {
     AUTO(buf) struct buf b = BUF_INIT(4096);
     if (l->mtu >= 576) {
         struct err ignored = ERR_INIT;
-        IGNORE_ERR(netlink_link_mtu(d->ifindex, l->mtu, &ignored), "drivers may refuse; the link works without");
+        IGNORE_ERR(netlink_link_mtu(d->ifindex, l->mtu, &ignored),
+                   "drivers may refuse; the link works without");
     }
     if (netlink_addr_add(d->ifindex, l->ip, l->prefix_len, e) < 0 ||
         (l->router && netlink_route_set(0, 0, l->router, d->ifindex, e) < 0)) {
@@ -339,7 +347,8 @@ int agent_lease_from_json(const struct json *v, struct agent_lease *ret) {
             l.dns[l.n_dns++] = (uint32_t)json_i64(x, 0);
         }
     }
-    if (!l.ip || str_put(l.domain, sizeof(l.domain), "%s", json_str_or(json_get(v, "domain"), "")) < 0) {
+    if (!l.ip ||
+        str_put(l.domain, sizeof(l.domain), "%s", json_str_or(json_get(v, "domain"), "")) < 0) {
         return -ERR_INVALID;
     }
     *ret = l;

@@ -39,14 +39,15 @@ int agent_url_parse(const char *url, struct agent_url *ret, struct err *e) {
 
 static int pinned(const char *pin, struct tls_config **ret, struct err *e) {
     AUTO(buf) struct buf raw = BUF_INIT(64);
-    if (!pin || strncmp(pin, "sha256:", 7) != 0 || hex_decode(&raw, span_str(pin + 7)) < 0 || raw.n != 32) {
+    if (!pin || strncmp(pin, "sha256:", 7) != 0 || hex_decode(&raw, span_str(pin + 7)) < 0 ||
+        raw.n != 32) {
         return err_set(e, ERR_INVALID, "kfarm.ca= is missing or not sha256:<64 hex digits>");
     }
     return tls_client_config_new(ret, &(struct tls_client_opts){.pin_sha256 = buf_view(&raw)}, e);
 }
 
-int agent_post(const char *base_url, const char *pin, const char *path, const struct json *body, struct json_doc **ret,
-               struct err *e) {
+int agent_post(const char *base_url, const char *pin, const char *path, const struct json *body,
+               struct json_doc **ret, struct err *e) {
     struct agent_url u;
     struct tls_config *tls = NULL;
     AUTO(buf) struct buf text = BUF_INIT(LIM_AGENT_DOC), answer = BUF_INIT(LIM_AGENT_DOC);
@@ -56,7 +57,8 @@ int agent_post(const char *base_url, const char *pin, const char *path, const st
     }
     json_write(body, 0, &text);
     const struct http_header h = {SPAN_LIT("content-type"), SPAN_LIT("application/json")};
-    const struct http_client_opts co = {.host = u.host, .port = u.port, .tls = tls, .proto = HTTP_1_ONLY};
+    const struct http_client_opts co = {
+        .host = u.host, .port = u.port, .tls = tls, .proto = HTTP_1_ONLY};
     const struct http_call_opts o = {.method = "POST",
                                      .target = path,
                                      .headers = &h,
@@ -73,8 +75,8 @@ int agent_post(const char *base_url, const char *pin, const char *path, const st
         struct span why = span_trim(buf_view(&answer));
         why.n = why.n > 120 ? 120 : why.n;
         enum err_code code = status == 403 || status == 401 ? ERR_FORBIDDEN
-                             : status == 404               ? ERR_NOT_FOUND
-                                                           : ERR_UNAVAILABLE;
+                             : status == 404                ? ERR_NOT_FOUND
+                                                            : ERR_UNAVAILABLE;
         return err_set(e, code, "%s%s: status %u: %.*s", base_url, path, status, SPAN_FMT(why));
     }
     return json_parse(buf_view(&answer), 0, ret, e);
@@ -98,7 +100,8 @@ static void on_data(struct http_call *c, struct span data, void *ctx) {
     }
     d->done += data.n;
     if (d->size && d->done > d->size) {
-        d->rc = err_set(d->e, ERR_INVALID, "longer than the declared %llu bytes", (unsigned long long)d->size);
+        d->rc = err_set(d->e, ERR_INVALID, "longer than the declared %llu bytes",
+                        (unsigned long long)d->size);
     } else if ((d->rc = sys_write_all(d->fd, data, d->e)) == 0) {
         hash_add(d->hash, data);
         unsigned percent = d->size ? (unsigned)(d->done * 100 / d->size) : 0;
@@ -124,8 +127,12 @@ static int run_download(struct download *d, const struct agent_url *u, struct er
     struct http_client *client = NULL;
     struct http_call *call;
     const struct http_client_opts co = {.host = u->host, .port = u->port, .proto = HTTP_1_ONLY};
-    const struct http_call_opts o = {
-        .method = "GET", .target = u->target, .timeout_ns = 600 * NS_PER_S, .on_data = on_data, .on_end = on_end, .ctx = d};
+    const struct http_call_opts o = {.method = "GET",
+                                     .target = u->target,
+                                     .timeout_ns = 600 * NS_PER_S,
+                                     .on_data = on_data,
+                                     .on_end = on_end,
+                                     .ctx = d};
     int rc = http_client_new(d->l, &co, &client, e);
     rc = rc < 0 ? rc : http_call_start(client, &o, &call, e);
     rc = rc < 0 ? rc : loop_run(d->l, e);
@@ -134,7 +141,8 @@ static int run_download(struct download *d, const struct agent_url *u, struct er
     return rc;
 }
 
-int agent_download(const char *url, const char *digest, uint64_t size, const char *path, struct err *e) {
+int agent_download(const char *url, const char *digest, uint64_t size, const char *path,
+                   struct err *e) {
     struct agent_url u;
     struct download d = {.fd = -1, .size = size, .e = e};
     uint8_t sum[HASH_SHA256];
@@ -143,7 +151,8 @@ int agent_download(const char *url, const char *digest, uint64_t size, const cha
         return -(int)e->code;
     }
     if (u.is_tls) {
-        return err_set(e, ERR_UNSUPPORTED, "%s: root images come by http, their digest protects them", url);
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s: root images come by http, their digest protects them", url);
     }
     AUTO_FD int fd = sys_open(AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC, 0600, e);
     if (fd < 0 || loop_new(&d.l, e) < 0) {
@@ -159,8 +168,8 @@ int agent_download(const char *url, const char *digest, uint64_t size, const cha
     }
     hex_encode(&hex, span_of(sum, sizeof(sum)));
     if (!digest || strncmp(digest, "sha256:", 7) != 0 || !str_eq(digest + 7, buf_cstr(&hex))) {
-        return err_set(e, ERR_CORRUPT, "%s: digest is sha256:%s, the boot document says %s", url, buf_cstr(&hex),
-                       digest ? digest : "nothing");
+        return err_set(e, ERR_CORRUPT, "%s: digest is sha256:%s, the boot document says %s", url,
+                       buf_cstr(&hex), digest ? digest : "nothing");
     }
     return 0;
 }

@@ -27,7 +27,8 @@ static int mounts(struct err *e) {
         {"tmpfs", "/var/lib/kubelet", "tmpfs", MS_NODEV, "mode=0755,size=50%"},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        if (agent_mount(rows[i].source, rows[i].target, rows[i].type, rows[i].flags, rows[i].data, e) < 0) {
+        if (agent_mount(rows[i].source, rows[i].target, rows[i].type, rows[i].flags, rows[i].data,
+                        e) < 0) {
             return -(int)e->code;
         }
     }
@@ -66,7 +67,8 @@ static void sysctl(struct span key, const char *value) {
     if (key.n == 0 || at + key.n >= sizeof(path) || span_index(key, 0) >= 0) {
         return;
     }
-    for (size_t i = 0; i < key.n; i++) { /* dots separate; a slash in a name (VLANs) is written as such */
+    for (size_t i = 0; i < key.n;
+         i++) { /* dots separate; a slash in a name (VLANs) is written as such */
         path[at + i] = key.p[i] == '.' ? '/' : (char)key.p[i];
     }
     path[at + key.n] = 0;
@@ -123,7 +125,8 @@ static int hostname_set(const char *name, struct err *e) {
         return -(int)e->code;
     }
     buf_reset(&b);
-    buf_fmt(&b, "127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost ip6-localhost ip6-loopback\n", name);
+    buf_fmt(&b, "127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost ip6-localhost ip6-loopback\n",
+            name);
     return sys_file_replace(AT_FDCWD, "/etc/hosts", buf_view(&b), 0644, e);
 }
 
@@ -135,8 +138,9 @@ static void ssh_keys(const struct json *keys) {
             buf_fmt(&b, "%s\n", json_str(k));
         }
     }
-    if (b.n > 0 && (sys_mkdirs("/root/.ssh", 0700, &e) < 0 ||
-                    sys_file_replace(AT_FDCWD, "/root/.ssh/authorized_keys", buf_view(&b), 0600, &e) < 0)) {
+    if (b.n > 0 &&
+        (sys_mkdirs("/root/.ssh", 0700, &e) < 0 ||
+         sys_file_replace(AT_FDCWD, "/root/.ssh/authorized_keys", buf_view(&b), 0600, &e) < 0)) {
         agent_say("SSH keys: %s", e.msg);
     }
 }
@@ -144,7 +148,8 @@ static void ssh_keys(const struct json *keys) {
 /* files: [{path, content, mode}] */
 static void files(const struct json *list) {
     JSON_EACH(it, f, list) {
-        const char *path = json_str_at(f, "path"), *content = json_str_or(json_get(f, "content"), "");
+        const char *path = json_str_at(f, "path"),
+                   *content = json_str_or(json_get(f, "content"), "");
         struct err e = ERR_INIT;
         char dir[512];
         const char *slash = path ? strrchr(path, '/') : NULL;

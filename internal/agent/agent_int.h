@@ -20,7 +20,7 @@ struct arena;
 const char *agent_cmdline(struct arena *a, const char *name);
 NODISCARD int agent_write_file(const char *path, const char *text, struct err *e); /* existing file, one write */
 void agent_pause(uint64_t ns); /* only where there is no loop yet */
-_Noreturn void agent_power(int how /* RB_AUTOBOOT, RB_POWER_OFF, RB_HALT_SYSTEM */);
+_Noreturn void agent_power(unsigned how /* RB_AUTOBOOT, RB_POWER_OFF, RB_HALT_SYSTEM */);
 
 /* ---- kernel modules (agent_modules.c) ---- */
 

@@ -20,7 +20,8 @@ int agent_modules_init(struct agent_modules *m, struct err *e) {
         str_put(path, sizeof(path), "%s/modules.dep", m->base) < 0) {
         return err_set(e, ERR_LIMIT, "kernel release too long");
     }
-    if (sys_file_read(AT_FDCWD, path, &m->dep, e) < 0 || str_put(path, sizeof(path), "%s/modules.alias", m->base) < 0) {
+    if (sys_file_read(AT_FDCWD, path, &m->dep, e) < 0 ||
+        str_put(path, sizeof(path), "%s/modules.alias", m->base) < 0) {
         return -(int)e->code;
     }
     return sys_file_read(AT_FDCWD, path, &m->alias, e);
@@ -115,7 +116,8 @@ static void load_for_bus(struct agent_modules *m, const char *bus) {
         char path[640], alias[256];
         struct err e = ERR_INIT;
         AUTO(buf) struct buf b = BUF_INIT(4096);
-        if (d->d_name[0] != '.' && str_put(path, sizeof(path), "%s/%s/modalias", dir_path, d->d_name) == 0 &&
+        if (d->d_name[0] != '.' &&
+            str_put(path, sizeof(path), "%s/%s/modalias", dir_path, d->d_name) == 0 &&
             sys_file_read(AT_FDCWD, path, &b, &e) == 0 && b.n > 1) {
             buf_trunc(&b, b.n - 1); /* the line feed */
             if (span_to_cstr(buf_view(&b), alias, sizeof(alias)) == 0) {

@@ -19,8 +19,8 @@
 
 enum {
     MAX_NICS = 8,
-    NIC_WAIT_S = 30,    /* for the first network device */
-    DHCP_WAIT_S = 15,   /* on one device before the next is tried */
+    NIC_WAIT_S = 30,  /* for the first network device */
+    DHCP_WAIT_S = 15, /* on one device before the next is tried */
     DHCP_ROUNDS = 20,
     DOC_TRIES = 20,
     FETCH_TRIES = 5
@@ -155,7 +155,9 @@ static int boot_document(struct stage1 *s, struct err *e) {
     const uint8_t *m = s->mac;
     read_uuid(uuid, sizeof(uuid));
     rand_uuid(nonce);
-    IGNORE_ERR(str_put(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]), "fits");
+    IGNORE_ERR(str_put(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3],
+                       m[4], m[5]),
+               "fits");
     json_set_str(d, body, "mac", mac);
     json_set_str(d, body, "uuid", uuid);
     json_set_str(d, body, "nonce", nonce);
@@ -190,7 +192,8 @@ static int loop_mount(const char *file, const char *target, struct err *e) {
         return lo;
     }
     /* The file is in RAM: direct I/O would not help, and without a partition scan there is no delay. */
-    struct loop_config lc = {.fd = (uint32_t)img, .info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR};
+    struct loop_config lc = {.fd = (uint32_t)img,
+                             .info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR};
     if (ioctl(lo, LOOP_CONFIGURE, &lc) < 0) {
         return err_sys(e, errno, "attaching %s to %s", file, dev);
     }
@@ -204,9 +207,11 @@ static int room_for(uint64_t size, struct err *e) {
     }
     uint64_t room = (uint64_t)fs.f_blocks * (uint64_t)fs.f_bsize;
     if (size > room) {
-        return err_set(e, ERR_LIMIT, "the root image has %llu MB, this machine has room for %llu MB: more memory or a "
-                                     "smaller image",
-                       (unsigned long long)size >> 20, (unsigned long long)room >> 20);
+        return err_set(
+            e, ERR_LIMIT,
+            "the root image has %llu MB, this machine has room for %llu MB: more memory or a "
+            "smaller image",
+            (unsigned long long)size >> 20, (unsigned long long)room >> 20);
     }
     return 0;
 }
@@ -244,8 +249,9 @@ static int root_image(struct stage1 *s, struct err *e) {
     if (loop_mount(IMAGE_DIR "/root.squashfs", IMAGE_DIR "/lower", e) < 0) {
         return -(int)e->code;
     }
-    return agent_mount("overlay", NEWROOT, "overlay", 0,
-                       "lowerdir=" IMAGE_DIR "/lower,upperdir=" IMAGE_DIR "/upper,workdir=" IMAGE_DIR "/work", e);
+    return agent_mount(
+        "overlay", NEWROOT, "overlay", 0,
+        "lowerdir=" IMAGE_DIR "/lower,upperdir=" IMAGE_DIR "/upper,workdir=" IMAGE_DIR "/work", e);
 }
 
 static int leave_notes(struct stage1 *s, struct err *e) {
@@ -270,7 +276,8 @@ static int switch_root(struct err *e) {
     static const char *const freed[] = {"lib", "init"};
     char to[64];
     for (size_t i = 0; i < ARRAY_LEN(moved); i++) {
-        if (str_put(to, sizeof(to), NEWROOT "%s", moved[i]) < 0 || mount(moved[i], to, NULL, MS_MOVE, NULL) < 0) {
+        if (str_put(to, sizeof(to), NEWROOT "%s", moved[i]) < 0 ||
+            mount(moved[i], to, NULL, MS_MOVE, NULL) < 0) {
             return err_sys(e, errno, "moving %s", moved[i]);
         }
     }
@@ -278,7 +285,8 @@ static int switch_root(struct err *e) {
         struct err ignored = ERR_INIT;
         IGNORE_ERR(sys_rmtree(AT_FDCWD, freed[i], &ignored), "only memory is lost");
     }
-    if (chdir(NEWROOT) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0) {
+    if (chdir(NEWROOT) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 ||
+        chdir("/") < 0) {
         return err_sys(e, errno, "switching root");
     }
     char path[] = "/usr/bin/kfarm", agent[] = "agent", stage[] = "--stage=2";
@@ -301,7 +309,8 @@ int agent_stage1(struct err *e) {
     s->boot_url = agent_cmdline(&s->mem, "kfarm.boot");
     s->pin = agent_cmdline(&s->mem, "kfarm.ca");
     if (!s->boot_url || !s->pin) {
-        return err_set(e, ERR_INVALID, "kfarm.boot= or kfarm.ca= is missing on the kernel command line");
+        return err_set(e, ERR_INVALID,
+                       "kfarm.boot= or kfarm.ca= is missing on the kernel command line");
     }
     if (drivers(s, e) < 0 || loop_new(&s->l, e) < 0) {
         return -(int)e->code;

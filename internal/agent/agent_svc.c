@@ -11,8 +11,8 @@
 #define LOG_DIR "/var/log/kfarm"
 enum { LOG_MAX = 1 << 20, BACKOFF_MIN_S = 1, BACKOFF_MAX_S = 60, GOOD_S = 60 };
 
-static const char *const envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
-                                   NULL};
+static const char *const envp[] = {
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", NULL};
 
 static void spawn(struct agent_svc *s);
 

@@ -27,8 +27,8 @@ void agent_say(const char *fmt, ...) {
     IGNORE_ERR(sys_write_all(STDERR_FILENO, span_str(line), &e), "nowhere left to say it");
 }
 
-int agent_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data,
-                struct err *e) {
+int agent_mount(const char *source, const char *target, const char *type, unsigned long flags,
+                const char *data, struct err *e) {
     if (mkdir(target, 0755) < 0 && errno != EEXIST) {
         return err_sys(e, errno, "%s", target);
     }
@@ -64,9 +64,9 @@ void agent_pause(uint64_t ns) {
     IGNORE_ERR(poll(NULL, 0, (int)(ns / NS_PER_MS)), "an interrupted pause is only shorter");
 }
 
-_Noreturn void agent_power(int how) {
+_Noreturn void agent_power(unsigned how) {
     sync();
-    reboot(how);
+    reboot((int)how);
     agent_say("the kernel refused to reboot");
     for (;;) {
         agent_pause(60 * NS_PER_S);

@@ -14,7 +14,9 @@ enum { ANSWER = 8192 };
 
 /* A message is built field by field: header, fixed part, attributes; lengths are filled in at the end. */
 static void begin(struct buf *b, uint16_t type, uint16_t flags, const void *fixed, size_t n) {
-    struct nlmsghdr h = {.nlmsg_type = type, .nlmsg_flags = (uint16_t)(NLM_F_REQUEST | NLM_F_ACK | flags), .nlmsg_seq = 1};
+    struct nlmsghdr h = {.nlmsg_type = type,
+                         .nlmsg_flags = (uint16_t)(NLM_F_REQUEST | NLM_F_ACK | flags),
+                         .nlmsg_seq = 1};
     buf_add(b, &h, sizeof(h));
     buf_add(b, fixed, n);
 }
@@ -69,7 +71,9 @@ static int call(struct buf *b, const char *what, struct err *e) {
 
 int netlink_link_up(unsigned ifindex, bool up, struct err *e) {
     AUTO(buf) struct buf b = BUF_INIT(512);
-    struct ifinfomsg m = {.ifi_family = AF_UNSPEC, .ifi_index = (int)ifindex, .ifi_flags = up ? IFF_UP : 0,
+    struct ifinfomsg m = {.ifi_family = AF_UNSPEC,
+                          .ifi_index = (int)ifindex,
+                          .ifi_flags = up ? IFF_UP : 0,
                           .ifi_change = IFF_UP};
     begin(&b, RTM_NEWLINK, 0, &m, sizeof(m));
     return call(&b, up ? "link up" : "link down", e);
@@ -83,8 +87,10 @@ int netlink_link_mtu(unsigned ifindex, unsigned mtu, struct err *e) {
     return call(&b, "link mtu", e);
 }
 
-static void addr_msg(struct buf *b, uint16_t type, uint16_t flags, unsigned ifindex, uint32_t ip, unsigned prefix_len) {
-    struct ifaddrmsg m = {.ifa_family = AF_INET, .ifa_prefixlen = (uint8_t)prefix_len, .ifa_index = ifindex};
+static void addr_msg(struct buf *b, uint16_t type, uint16_t flags, unsigned ifindex, uint32_t ip,
+                     unsigned prefix_len) {
+    struct ifaddrmsg m = {
+        .ifa_family = AF_INET, .ifa_prefixlen = (uint8_t)prefix_len, .ifa_index = ifindex};
     begin(b, type, flags, &m, sizeof(m));
     attr_ip(b, IFA_LOCAL, ip);
     attr_ip(b, IFA_ADDRESS, ip);
@@ -105,8 +111,8 @@ int netlink_addr_del(unsigned ifindex, uint32_t ip, unsigned prefix_len, struct 
     return call(&b, "removing address", e);
 }
 
-static void route_msg(struct buf *b, uint16_t type, uint16_t flags, uint32_t dst, unsigned prefix_len, uint32_t gw,
-                      unsigned ifindex) {
+static void route_msg(struct buf *b, uint16_t type, uint16_t flags, uint32_t dst,
+                      unsigned prefix_len, uint32_t gw, unsigned ifindex) {
     struct rtmsg m = {.rtm_family = AF_INET,
                       .rtm_dst_len = (uint8_t)prefix_len,
                       .rtm_table = RT_TABLE_MAIN,
@@ -128,7 +134,8 @@ static void route_msg(struct buf *b, uint16_t type, uint16_t flags, uint32_t dst
     }
 }
 
-int netlink_route_set(uint32_t dst, unsigned prefix_len, uint32_t gw, unsigned ifindex, struct err *e) {
+int netlink_route_set(uint32_t dst, unsigned prefix_len, uint32_t gw, unsigned ifindex,
+                      struct err *e) {
     AUTO(buf) struct buf b = BUF_INIT(512);
     route_msg(&b, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, dst, prefix_len, gw, ifindex);
     return call(&b, "route", e);

@@ -4,6 +4,7 @@
 CMD(help)
 CMD(netboot)
 CMD(image)
+CMD(agent)
 CMD(pause)
 CMD(server)
 CMD(front)
@@ -16,6 +17,7 @@ const struct cmd cmd_table[] = {
     {"help", "[COMMAND]", "list the commands or explain one", cmd_help, 0},
     {"image", "build|ls|rm NAME", "make and list the images that nodes boot", cmd_image, 0},
     {"pause", "", "first process of a pod: waits", cmd_pause, CMD_ROLE},
+    {"agent", "", "first process of a network-booted node", cmd_agent, 0},
     {"netboot", "", "boot service: DHCP, TFTP, HTTP, boot documents", cmd_netboot, CMD_ROLE},
     {"version", "", "print the version", cmd_version, 0},
     {"front", "", "one port for the API of every cluster", cmd_front, CMD_ROLE},

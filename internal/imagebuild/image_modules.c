@@ -127,30 +127,66 @@ static int close_over(struct image_modules *m, struct closure *c) {
     return 0;
 }
 
-/* modules.dep lists every dependency, direct or not, the nearest first. */
-static void write_dep(struct image_modules *m, struct module *mod, struct buf *b) {
-    struct module *deps[64];
-    size_t n = 0;
-    for (size_t i = 0; i <= n; i++) {
-        struct span info = i == 0 ? mod->info : deps[i - 1]->info, list, word;
-        while (info_next(&info, "depends", &list)) {
-            while (span_next(&list, ',', &word)) {
-                char name[128];
-                plain_name(word, name, sizeof(name));
-                struct module *d = map_get_str(&m->by_name, name);
-                bool seen = !d;
-                for (size_t k = 0; k < n && !seen; k++) {
-                    seen = deps[k] == d;
-                }
-                if (!seen && n < ARRAY_LEN(deps)) {
-                    deps[n++] = d;
+struct deps {
+    struct module *v[64];
+    size_t n;
+};
+
+static void add_dep(struct image_modules *m, struct deps *d, struct span word) {
+    char name[128];
+    plain_name(word, name, sizeof(name));
+    struct module *dep = map_get_str(&m->by_name, name);
+    for (size_t i = 0; dep && i < d->n; i++) {
+        dep = d->v[i] == dep ? NULL : dep;
+    }
+    if (dep && d->n < ARRAY_LEN(d->v)) {
+        d->v[d->n++] = dep;
+    }
+}
+
+/* Is everything that mod needs directly among those not waiting any more? */
+static bool is_satisfied(const struct module *mod, const struct deps *waiting) {
+    struct span info = mod->info, list, word;
+    while (info_next(&info, "depends", &list)) {
+        while (span_next(&list, ',', &word)) {
+            char name[128];
+            plain_name(word, name, sizeof(name));
+            for (size_t i = 0; i < waiting->n; i++) {
+                if (waiting->v[i] && str_eq(waiting->v[i]->name, name)) {
+                    return false;
                 }
             }
         }
     }
+    return true;
+}
+
+/* A line of modules.dep: every dependency, direct or not, the one to be loaded first standing last. */
+static void write_dep(struct image_modules *m, struct module *mod, struct buf *b) {
+    struct deps all = {.n = 0};
+    struct module *order[ARRAY_LEN(all.v)];
+    size_t n = 0;
+    for (size_t i = 0; i <= all.n; i++) {
+        struct span info = i == 0 ? mod->info : all.v[i - 1]->info, list, word;
+        while (info_next(&info, "depends", &list)) {
+            while (span_next(&list, ',', &word)) {
+                add_dep(m, &all, word);
+            }
+        }
+    }
+    for (size_t before = SIZE_MAX;
+         before != n;) { /* ends early on a cycle, which modules cannot have */
+        before = n;
+        for (size_t i = 0; i < all.n; i++) {
+            if (all.v[i] && is_satisfied(all.v[i], &all)) {
+                order[n++] = all.v[i];
+                all.v[i] = NULL;
+            }
+        }
+    }
     buf_fmt(b, "%s:", mod->path);
-    for (size_t i = 0; i < n; i++) {
-        buf_fmt(b, " %s", deps[i]->path);
+    while (n-- > 0) {
+        buf_fmt(b, " %s", order[n]->path);
     }
     buf_u8(b, '\n');
 }

@@ -4,7 +4,6 @@
 CMD(help)
 CMD(netboot)
 CMD(image)
-CMD(agent)
 CMD(pause)
 CMD(server)
 CMD(front)
@@ -17,7 +16,6 @@ const struct cmd cmd_table[] = {
     {"help", "[COMMAND]", "list the commands or explain one", cmd_help, 0},
     {"image", "build|ls|rm NAME", "make and list the images that nodes boot", cmd_image, 0},
     {"pause", "", "first process of a pod: waits", cmd_pause, CMD_ROLE},
-    {"agent", "", "first process of a network-booted node", cmd_agent, 0},
     {"netboot", "", "boot service: DHCP, TFTP, HTTP, boot documents", cmd_netboot, CMD_ROLE},
     {"version", "", "print the version", cmd_version, 0},
     {"front", "", "one port for the API of every cluster", cmd_front, CMD_ROLE},

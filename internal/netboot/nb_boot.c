@@ -231,11 +231,18 @@ static int cmdline(const struct netboot *nb, const struct nb_node *n, struct dhc
     return buf_ok(b);
 }
 
-int nb_script_ipxe(struct netboot *nb, struct dhcp_hw hw, uint32_t server, struct buf *ret) {
+/* The catch-all of the network that the machine is on; behind a relay that is not the network of our address. */
+static const struct nb_node *target_at(const struct netboot *nb, struct dhcp_hw hw,
+                                       uint32_t peer_ip, uint32_t server) {
+    const struct nb_network *net = nb_plan_network_of(nb->plan, peer_ip);
+    return nb_target(nb, net ? net : nb_plan_network_of(nb->plan, server), hw);
+}
+
+int nb_script_ipxe(struct netboot *nb, struct dhcp_hw hw, uint32_t peer_ip, uint32_t server,
+                   struct buf *ret) {
     char ip[DHCP_IP_STR], mac[DHCP_HW_STR], url[128];
     AUTO(buf) struct buf args = BUF_INIT(LIM_NB_CMDLINE);
-    const struct nb_network *net = nb_plan_network_of(nb->plan, server);
-    const struct nb_node *n = nb_target(nb, net, hw);
+    const struct nb_node *n = target_at(nb, hw, peer_ip, server);
     dhcp_ip_format(server, ip);
     dhcp_hw_format(hw, '-', mac);
     IGNORE_ERR(str_put(url, sizeof(url), "http://%s:%u", ip, nb->o.http_port), "fits");
@@ -264,11 +271,11 @@ int nb_script_ipxe(struct netboot *nb, struct dhcp_hw hw, uint32_t server, struc
     return buf_ok(ret);
 }
 
-int nb_script_grub(struct netboot *nb, struct dhcp_hw hw, uint32_t server, bool http,
-                   struct buf *ret) {
+int nb_script_grub(struct netboot *nb, struct dhcp_hw hw, uint32_t peer_ip, uint32_t server,
+                   bool http, struct buf *ret) {
     char ip[DHCP_IP_STR], mac[DHCP_HW_STR], device[64];
     AUTO(buf) struct buf args = BUF_INIT(LIM_NB_CMDLINE);
-    const struct nb_node *n = nb_target(nb, nb_plan_network_of(nb->plan, server), hw);
+    const struct nb_node *n = target_at(nb, hw, peer_ip, server);
     dhcp_ip_format(server, ip);
     dhcp_hw_format(hw, '-', mac);
     IGNORE_ERR(

@@ -102,8 +102,8 @@ static void note(struct netboot *nb, struct dhcp_hw hw, bool script) {
 static int open_script(struct netboot *nb, struct dhcp_hw hw, bool grub, uint32_t peer_ip,
                        uint32_t server_ip, bool http, struct nb_file *ret, struct err *e) {
     struct dhcp_hw peer;
-    int rc = grub ? nb_script_grub(nb, hw, server_ip, http, &ret->mem)
-                  : nb_script_ipxe(nb, hw, server_ip, &ret->mem);
+    int rc = grub ? nb_script_grub(nb, hw, peer_ip, server_ip, http, &ret->mem)
+                  : nb_script_ipxe(nb, hw, peer_ip, server_ip, &ret->mem);
     if (rc < 0) {
         return err_set(e, ERR_LIMIT, "boot script too long");
     }

@@ -143,7 +143,10 @@ struct nb_machine {
     uint64_t loader_ns, script_ns; /* when it fetched these, from the address leased to it; 0: never */
     uint64_t ticket_until_ns;
     uint8_t ticket[32];            /* SHA-256 of the ticket */
+    uint8_t key[32];               /* SHA-256 of the certificate request that used it */
     uint32_t ticket_ip;
+    unsigned ticket_tries;
+    bool has_key;
 };
 /* NULL when the table is full and nothing can be forgotten. */
 struct nb_machine *nb_machine_get(struct netboot *nb, struct dhcp_hw hw);
@@ -151,9 +154,9 @@ struct nb_machine *nb_machine_find(struct netboot *nb, struct dhcp_hw hw);
 /* What a machine boots: its node, or the network's catch-all, or NULL. */
 const struct nb_node *nb_target(const struct netboot *nb, const struct nb_network *net, struct dhcp_hw hw);
 void nb_boot_options(void *ctx, const struct dhcp_request *rq, struct dhcp_opts *o, char file[128], uint32_t *siaddr);
-/* Scripts; `server` is the address in their URLs. */
-int nb_script_ipxe(struct netboot *nb, struct dhcp_hw hw, uint32_t server, struct buf *ret);
-int nb_script_grub(struct netboot *nb, struct dhcp_hw hw, uint32_t server, bool http, struct buf *ret);
+/* Scripts for a machine that asks from peer_ip; `server` is the address in their URLs. */
+int nb_script_ipxe(struct netboot *nb, struct dhcp_hw hw, uint32_t peer_ip, uint32_t server, struct buf *ret);
+int nb_script_grub(struct netboot *nb, struct dhcp_hw hw, uint32_t peer_ip, uint32_t server, bool http, struct buf *ret);
 /* The lease that `ip` holds now, with its machine; false when none. */
 bool nb_peer_hw(const struct netboot *nb, uint32_t ip, struct dhcp_hw *ret);
 
@@ -175,12 +178,20 @@ NODISCARD int nb_path_clean(struct span name, struct buf *ret);
 NODISCARD int nb_file_open(struct netboot *nb, struct span path, uint32_t peer_ip, uint32_t server_ip, bool http,
                            struct nb_file *ret, struct err *e);
 
-/* ---- TFTP (nb_tftp.c), RA (nb_ra.c), HTTP (nb_http.c) ---- */
+/* ---- TFTP (nb_tftp.c), RA (nb_ra.c), HTTP (nb_http.c, nb_join.c) ---- */
 
 NODISCARD int nb_tftp_start(struct netboot *nb, struct err *e);
 void nb_tftp_stop(struct netboot *nb);
 NODISCARD int nb_ra_start(struct netboot *nb, struct err *e);
 void nb_ra_stop(struct netboot *nb);
+struct http_req;
+NODISCARD int nb_http_start(struct netboot *nb, struct err *e);
+NODISCARD int nb_https_start(struct netboot *nb, struct err *e);
+void nb_http_stop(struct netboot *nb);
+uint32_t nb_http_peer(const struct http_req *r); /* 0: not IPv4 */
+uint32_t nb_http_local(struct netboot *nb, const struct http_req *r);
+void nb_http_error(struct http_req *r, unsigned status, const char *text);
+void nb_join_request(struct http_req *r, void *ctx); /* of the HTTPS server */
 
 struct netboot {
     struct loop *l;
@@ -198,6 +209,7 @@ struct netboot {
     struct map machines;
     struct list tftp;      /* transfers */
     size_t n_tftp;
+    struct http_server *http, *https;
     int boot_fd, image_fd;
     char ca_pin[65];       /* hex SHA-256 of the boot CA's key; empty: no HTTPS */
     struct nb_counters count;

@@ -106,6 +106,8 @@ NODISCARD int nb_plan_from_json(struct span text, struct nb_plan **ret, struct e
 /* ---- the service ---- */
 
 struct netboot;
+struct tls_config;
+struct keyclient;
 struct netboot_opts {
     const char *interfaces[LIM_NB_IFACES]; /* none: every one that is up, broadcasts and has an IPv4 address */
     size_t n_interfaces;
@@ -113,6 +115,10 @@ struct netboot_opts {
     const char *boot_dir, *image_dir;      /* NULL: nothing served from there */
     uint16_t http_port, https_port;        /* 0: 8069, 8070 */
     bool no_dhcp, no_tftp, no_http;
+    /* HTTPS: without tls there are no boot documents, without keys nobody can join. Both borrowed until netboot_free. */
+    struct tls_config *tls;
+    uint8_t boot_ca_sha256[32];            /* of the CA's public key: what nodes pin */
+    struct keyclient *keys;
 };
 /* Opens every socket (needs CAP_NET_BIND_SERVICE, CAP_NET_RAW) and the lease file; afterwards privileges can be dropped. */
 NODISCARD int netboot_new(struct loop *l, const struct netboot_opts *o, struct netboot **ret, struct err *e);

@@ -29,7 +29,7 @@ uint32_t t_gen_u32(struct t_gen *g, uint32_t lo, uint32_t hi) {
         IGNORE_ERR(span_u8(&g->s, &b), "length checked");
         v = v << 8 | b;
     }
-    return hi <= lo ? lo : lo + v % (hi - lo + 1);
+    return hi <= lo ? lo : lo + (uint32_t)(v % ((uint64_t)hi - lo + 1));
 }
 
 struct span t_gen_bytes(struct t_gen *g, size_t max) {

@@ -221,6 +221,9 @@ static int wait_ms(struct loop *l, uint64_t max_ns) {
 
 int loop_step(struct loop *l, uint64_t max_ns, struct err *e) {
     run_hooks(l);
+    if (l->stopping) { /* by a hook: do not sleep first */
+        return 0;
+    }
     if (!l->is_virtual) {
         l->now = clock_ns();
     }

@@ -133,7 +133,12 @@ static int replay(int argc, char **argv) {
     return 1;
 }
 
+int t_httpd(int argc, char **argv); /* t_httpd.c */
+
 int main(int argc, char **argv) {
+    if (argc >= 2 && str_eq(argv[1], "--httpd")) {
+        return t_httpd(argc - 2, argv + 2);
+    }
     if (argc >= 3 && str_eq(argv[1], "--replay")) {
         return replay(argc, argv);
     }

@@ -6,6 +6,7 @@
  * Limits:   handshake LIM_TLS_HANDSHAKE_MS; client certificate chains of 4; 16 KiB of PEM a certificate, 256 KiB a CA bundle.
  * Errors:   INVALID (PEM, key mismatch), UNAUTHENTICATED (peer not trusted), IO.
  * Threads:  the loop's.
+ *           A pinned client trusts the pinned key whatever the dates say: machines without a clock battery boot by it.
  * Spec:     RFC 8446, RFC 5246 (ECDHE with AEAD only), RFC 7301, RFC 6066 §3.
  */
 #ifndef KF_TLS_H
@@ -16,6 +17,7 @@
 enum { LIM_TLS_HANDSHAKE_MS = 10000 };
 
 struct tls_config;
+struct net_filter;
 
 enum tls_client_auth { TLS_CLIENT_NONE, TLS_CLIENT_OPTIONAL /* verified when given; bad ones refused */, TLS_CLIENT_REQUIRED };
 
@@ -48,5 +50,14 @@ struct tls_peer {
     struct span cert_der;
     const char *sni; /* server side: name the client asked for, or NULL */
 };
+
+/* A filter for net_stream_new and net_connect; holds a reference to the configuration.
+ * name (client): the host to verify and to send as SNI; an IP literal is checked against the certificate's IP SANs. */
+enum tls_alpn { TLS_ALPN_ANY /* h2 and http/1.1 */, TLS_ALPN_H1, TLS_ALPN_H2 };
+struct net_filter *tls_filter_server(struct tls_config *c);
+struct net_filter *tls_filter_client(struct tls_config *c, const char *name, enum tls_alpn alpn);
+/* After the handshake. The peer lives as long as the filter. */
+const struct tls_peer *tls_filter_peer(const struct net_filter *f);
+bool tls_filter_is_h2(const struct net_filter *f);
 
 #endif

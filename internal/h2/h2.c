@@ -1,0 +1,299 @@
+#include "internal/h2/h2.h"
+
+#include <nghttp2/nghttp2.h>
+
+#include <stdlib.h>
+
+struct h2 {
+    nghttp2_session *s;
+    struct h2_cb cb;
+    void *ctx;
+    bool is_server, goaway_seen;
+    /* header list being received: HEADERS and CONTINUATION of two streams never mix */
+    struct buf text;
+    struct h2_header *fields; /* LIM_H2_FIELDS, only while a list is being received */
+    size_t n_fields;
+    bool too_large;
+};
+
+/* ---- receiving ---- */
+
+static int on_begin(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
+    struct h2 *h = ctx;
+    (void)s;
+    (void)f;
+    buf_reset(&h->text);
+    if (!h->fields) {
+        h->fields = mem_zero_alloc(LIM_H2_FIELDS * sizeof(*h->fields));
+    }
+    h->n_fields = 0;
+    h->too_large = false;
+    return 0;
+}
+
+/* Offsets first: the text may still move. */
+static int on_header(nghttp2_session *s, const nghttp2_frame *f, const uint8_t *name, size_t name_n,
+                     const uint8_t *value, size_t value_n, uint8_t flags, void *ctx) {
+    struct h2 *h = ctx;
+    (void)s;
+    (void)f;
+    (void)flags;
+    if (!h->fields || h->n_fields == LIM_H2_FIELDS ||
+        name_n + value_n > LIM_H2_HEADERS - h->text.n) {
+        h->too_large = true;
+        return 0;
+    }
+    h->fields[h->n_fields++] = (struct h2_header){{NULL, name_n}, {NULL, value_n}};
+    buf_add(&h->text, name, name_n);
+    buf_add(&h->text, value, value_n);
+    return 0;
+}
+
+static enum h2_kind kind_of(const struct h2 *h, const nghttp2_frame *f) {
+    if (f->headers.cat == NGHTTP2_HCAT_REQUEST) {
+        return H2_REQUEST;
+    }
+    if (h->n_fields && span_eq_str(h->fields[0].name, ":status")) {
+        return span_starts(h->fields[0].value, "1") ? H2_INTERIM : H2_RESPONSE;
+    }
+    return H2_TRAILERS;
+}
+
+static void give_headers(struct h2 *h, const nghttp2_frame *f) {
+    struct span rest = buf_view(&h->text);
+    for (size_t i = 0; i < h->n_fields; i++) {
+        struct h2_header *x = &h->fields[i];
+        IGNORE_ERR(span_take(&rest, x->name.n, &x->name), "as stored");
+        IGNORE_ERR(span_take(&rest, x->value.n, &x->value), "as stored");
+    }
+    struct h2_headers hs = {.kind = kind_of(h, f),
+                            .h = h->fields,
+                            .n = h->n_fields,
+                            .too_large = h->too_large,
+                            .end = (f->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0};
+    h->cb.on_headers(h, f->hd.stream_id, &hs, h->ctx);
+    free(TAKE(h->fields));
+    h->n_fields = 0;
+    buf_fini(&h->text);
+    buf_init(&h->text, LIM_H2_HEADERS);
+}
+
+static int on_frame(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
+    struct h2 *h = ctx;
+    (void)s;
+    if (f->hd.type == NGHTTP2_HEADERS) {
+        give_headers(h, f);
+    } else if (f->hd.type == NGHTTP2_GOAWAY) {
+        h->goaway_seen = true;
+    } else if (f->hd.type != NGHTTP2_DATA) {
+        return 0;
+    }
+    if (f->hd.type != NGHTTP2_GOAWAY && (f->hd.flags & NGHTTP2_FLAG_END_STREAM)) {
+        h->cb.on_end(h, f->hd.stream_id, h->ctx);
+    }
+    return 0;
+}
+
+static int on_data(nghttp2_session *s, uint8_t flags, int32_t sid, const uint8_t *p, size_t n,
+                   void *ctx) {
+    struct h2 *h = ctx;
+    (void)flags;
+    IGNORE_ERR(nghttp2_session_consume_connection(s, n), "fails only when out of memory");
+    h->cb.on_data(h, sid, span_of(p, n), h->ctx);
+    return 0;
+}
+
+static int on_close(nghttp2_session *s, int32_t sid, uint32_t code, void *ctx) {
+    struct h2 *h = ctx;
+    (void)s;
+    h->cb.on_close(h, sid, code, h->ctx);
+    return 0;
+}
+
+/* ---- sending ---- */
+
+/* A server whose answer is complete does not want the rest of the request (RFC 9113 §8.1). */
+static int on_sent(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
+    struct h2 *h = ctx;
+    bool end = (f->hd.type == NGHTTP2_DATA || f->hd.type == NGHTTP2_HEADERS) &&
+               (f->hd.flags & NGHTTP2_FLAG_END_STREAM);
+    if (h->is_server && end && nghttp2_session_get_stream_remote_close(s, f->hd.stream_id) == 0) {
+        h2_reset(h, f->hd.stream_id, H2_NO_ERROR);
+    }
+    return 0;
+}
+
+static void to_nv(const struct h2_header *hs, size_t n, nghttp2_nv *nv) {
+    for (size_t i = 0; i < n; i++) {
+        nv[i] = (nghttp2_nv){.name = (uint8_t *)(uintptr_t)hs[i].name.p,
+                             .namelen = hs[i].name.n,
+                             .value = (uint8_t *)(uintptr_t)hs[i].value.p,
+                             .valuelen = hs[i].value.n};
+    }
+}
+
+static nghttp2_ssize on_pull(nghttp2_session *s, int32_t sid, uint8_t *p, size_t max,
+                             uint32_t *flags, nghttp2_data_source *src, void *ctx) {
+    struct h2 *h = ctx;
+    struct h2_pull out = {0};
+    (void)src;
+    h->cb.pull(h, sid, p, max, &out, h->ctx);
+    if (out.failed) {
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* resets the stream */
+    }
+    if (!out.n && !out.eof) {
+        return NGHTTP2_ERR_DEFERRED;
+    }
+    if (out.eof) {
+        *flags |= NGHTTP2_DATA_FLAG_EOF;
+        if (out.n_trailers && out.n_trailers <= LIM_H2_FIELDS) {
+            nghttp2_nv nv[LIM_H2_FIELDS];
+            to_nv(out.trailers, out.n_trailers, nv);
+            *flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
+            if (nghttp2_submit_trailer(s, sid, nv, out.n_trailers) != 0) {
+                return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+            }
+        }
+    }
+    return (nghttp2_ssize)out.n;
+}
+
+size_t h2_out(struct h2 *h, const uint8_t **ret) {
+    nghttp2_ssize n = nghttp2_session_mem_send2(h->s, ret);
+    return n > 0 ? (size_t)n : 0;
+}
+
+/* ---- life ---- */
+
+static nghttp2_session *session_new(struct h2 *h) {
+    nghttp2_session_callbacks *cb = NULL;
+    nghttp2_option *opt = NULL;
+    nghttp2_session *s = NULL;
+    CHECK(nghttp2_session_callbacks_new(&cb) == 0 && nghttp2_option_new(&opt) == 0);
+    nghttp2_session_callbacks_set_on_begin_headers_callback(cb, on_begin);
+    nghttp2_session_callbacks_set_on_header_callback(cb, on_header);
+    nghttp2_session_callbacks_set_on_frame_recv_callback(cb, on_frame);
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cb, on_data);
+    nghttp2_session_callbacks_set_on_stream_close_callback(cb, on_close);
+    nghttp2_session_callbacks_set_on_frame_send_callback(cb, on_sent);
+    nghttp2_option_set_no_auto_window_update(opt, 1);
+    nghttp2_option_set_no_closed_streams(opt,
+                                         1); /* priorities are not used: no memory for the dead */
+    int rc = h->is_server ? nghttp2_session_server_new2(&s, cb, h, opt)
+                          : nghttp2_session_client_new2(&s, cb, h, opt);
+    CHECK(rc == 0); /* fails only without memory */
+    nghttp2_option_del(opt);
+    nghttp2_session_callbacks_del(cb);
+    return s;
+}
+
+struct h2 *h2_new(const struct h2_opts *o, const struct h2_cb *cb, void *ctx) {
+    struct h2 *h = new_zero(struct h2);
+    h->cb = *cb;
+    h->ctx = ctx;
+    h->is_server = o->is_server;
+    buf_init(&h->text, LIM_H2_HEADERS);
+    h->s = session_new(h);
+    nghttp2_settings_entry set[] = {
+        {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, o->max_streams},
+        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, o->stream_window},
+        {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, LIM_H2_HEADERS},
+        {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
+    };
+    CHECK(nghttp2_submit_settings(h->s, NGHTTP2_FLAG_NONE, set,
+                                  ARRAY_LEN(set) - (o->is_server ? 1 : 0)) == 0);
+    CHECK(nghttp2_session_set_local_window_size(h->s, NGHTTP2_FLAG_NONE, 0,
+                                                (int32_t)o->conn_window) == 0);
+    return h;
+}
+
+void h2_free(struct h2 *h) {
+    if (h) {
+        nghttp2_session_del(h->s);
+        buf_fini(&h->text);
+        free(h->fields);
+        free(h);
+    }
+}
+
+int h2_feed(struct h2 *h, struct span in, const char **why) {
+    nghttp2_ssize n = nghttp2_session_mem_recv2(h->s, in.p, in.n);
+    if (n < 0 || (size_t)n != in.n) {
+        *why = n < 0 ? nghttp2_strerror((int)n) : "session ended";
+        return -ERR_INVALID;
+    }
+    return 0;
+}
+
+bool h2_is_done(const struct h2 *h) {
+    return !nghttp2_session_want_read(h->s) && !nghttp2_session_want_write(h->s);
+}
+
+/* ---- streams ---- */
+
+static int submit(struct h2 *h, int32_t sid, const struct h2_header *hs, size_t n, bool has_body,
+                  int32_t *ret_sid) {
+    nghttp2_nv nv[LIM_H2_FIELDS];
+    nghttp2_data_provider2 pull = {.read_callback = on_pull};
+    if (n > LIM_H2_FIELDS) {
+        return -ERR_LIMIT;
+    }
+    to_nv(hs, n, nv);
+    if (sid) {
+        return nghttp2_submit_response2(h->s, sid, nv, n, has_body ? &pull : NULL) ? -ERR_INVALID
+                                                                                   : 0;
+    }
+    int32_t got = nghttp2_submit_request2(h->s, NULL, nv, n, has_body ? &pull : NULL, NULL);
+    if (got < 0) {
+        return -ERR_UNAVAILABLE;
+    }
+    *ret_sid = got;
+    return 0;
+}
+
+int h2_request(struct h2 *h, const struct h2_header *hs, size_t n, bool has_body,
+               int32_t *ret_sid) {
+    return submit(h, 0, hs, n, has_body, ret_sid);
+}
+
+int h2_respond(struct h2 *h, int32_t sid, const struct h2_header *hs, size_t n, bool has_body) {
+    return submit(h, sid, hs, n, has_body, NULL);
+}
+
+void h2_wake(struct h2 *h, int32_t sid) {
+    IGNORE_ERR(nghttp2_session_resume_data(h->s, sid),
+               "a stream that does not wait needs no waking");
+}
+
+void h2_reset(struct h2 *h, int32_t sid, enum h2_code code) {
+    IGNORE_ERR(nghttp2_submit_rst_stream(h->s, NGHTTP2_FLAG_NONE, sid, (uint32_t)code),
+               "fails only without memory");
+}
+
+void h2_consumed(struct h2 *h, int32_t sid, size_t n) {
+    IGNORE_ERR(nghttp2_session_consume_stream(h->s, sid, n), "a closed stream has no window");
+}
+
+void h2_set_ctx(struct h2 *h, int32_t sid, void *stream_ctx) {
+    IGNORE_ERR(nghttp2_session_set_stream_user_data(h->s, sid, stream_ctx),
+               "a closed stream has none");
+}
+
+void *h2_ctx(struct h2 *h, int32_t sid) {
+    return nghttp2_session_get_stream_user_data(h->s, sid);
+}
+
+void h2_goaway(struct h2 *h) {
+    IGNORE_ERR(nghttp2_submit_goaway(h->s, NGHTTP2_FLAG_NONE,
+                                     nghttp2_session_get_last_proc_stream_id(h->s), H2_NO_ERROR,
+                                     NULL, 0),
+               "fails only without memory");
+}
+
+uint32_t h2_peer_max_streams(const struct h2 *h) {
+    return nghttp2_session_get_remote_settings(h->s, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
+}
+
+bool h2_can_request(const struct h2 *h) {
+    return !h->goaway_seen && nghttp2_session_check_request_allowed(h->s) != 0;
+}

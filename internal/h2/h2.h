@@ -1,0 +1,70 @@
+/* h2 — one side of an HTTP/2 connection, bytes in and bytes out (no I/O; nghttp2 underneath).
+ *
+ * What:     requests, answers and trailers on streams, data pulled from the owner when the peer has room for it.
+ * Owns:     the session; nothing of the owner's. Header spans live for the callback.
+ * Limits:   LIM_H2_HEADERS bytes and LIM_H2_FIELDS fields a header list (a longer one arrives cut, flagged too_large);
+ *           streams as given; resets, settings, pings and continuations by nghttp2's guards.
+ * Errors:   INVALID (the peer broke the protocol; what h2_out still gives says so to it).
+ * Threads:  any, one at a time. h2_feed and h2_out must not be called from a callback; the others may.
+ * Spec:     RFC 9113, RFC 7541. Server push is off.
+ */
+#ifndef KF_H2_H
+#define KF_H2_H
+
+#include "internal/base/buf.h"
+
+enum { LIM_H2_HEADERS = 64 * 1024, LIM_H2_FIELDS = 256 };
+enum h2_code { H2_NO_ERROR = 0, H2_INTERNAL = 2, H2_REFUSED = 7, H2_CANCEL = 8 };
+
+struct h2;
+struct h2_header {
+    struct span name, value;
+};
+enum h2_kind { H2_REQUEST, H2_RESPONSE, H2_INTERIM /* 1xx */, H2_TRAILERS };
+struct h2_headers {
+    enum h2_kind kind;
+    const struct h2_header *h;
+    size_t n;
+    bool too_large, end; /* end: no body follows */
+};
+/* What pull gives. n == 0 and !eof: nothing now, h2_wake later. */
+struct h2_pull {
+    size_t n;
+    bool eof, failed;
+    const struct h2_header *trailers; /* with eof */
+    size_t n_trailers;
+};
+struct h2_cb {
+    void (*on_headers)(struct h2 *h, int32_t sid, const struct h2_headers *hs, void *ctx);
+    void (*on_data)(struct h2 *h, int32_t sid, struct span data, void *ctx);
+    void (*on_end)(struct h2 *h, int32_t sid, void *ctx);                   /* the peer's side of the stream is complete */
+    void (*on_close)(struct h2 *h, int32_t sid, uint32_t code, void *ctx); /* the stream is gone */
+    void (*pull)(struct h2 *h, int32_t sid, uint8_t *p, size_t max, struct h2_pull *ret, void *ctx);
+};
+struct h2_opts {
+    bool is_server;
+    uint32_t max_streams;              /* that the peer may open */
+    uint32_t stream_window, conn_window; /* bytes the peer may send ahead */
+};
+
+struct h2 *h2_new(const struct h2_opts *o, const struct h2_cb *cb, void *ctx);
+void h2_free(struct h2 *h);
+NODISCARD int h2_feed(struct h2 *h, struct span in, const char **why);
+/* Next bytes to send, valid until the next call; 0 when there are none now. */
+size_t h2_out(struct h2 *h, const uint8_t **ret);
+bool h2_is_done(const struct h2 *h); /* nothing more will come or go */
+
+/* Names in lower case, pseudo headers first; all is copied. With a body, pull is asked for it. */
+NODISCARD int h2_request(struct h2 *h, const struct h2_header *hs, size_t n, bool has_body, int32_t *ret_sid);
+NODISCARD int h2_respond(struct h2 *h, int32_t sid, const struct h2_header *hs, size_t n, bool has_body);
+void h2_wake(struct h2 *h, int32_t sid);
+void h2_reset(struct h2 *h, int32_t sid, enum h2_code code);
+/* Data of the stream was used: the peer may send so much more. (The connection's own window is kept open by itself.) */
+void h2_consumed(struct h2 *h, int32_t sid, size_t n);
+void h2_set_ctx(struct h2 *h, int32_t sid, void *stream_ctx);
+void *h2_ctx(struct h2 *h, int32_t sid);
+void h2_goaway(struct h2 *h);                      /* no new streams; the open ones go on */
+uint32_t h2_peer_max_streams(const struct h2 *h); /* that we may open */
+bool h2_can_request(const struct h2 *h);           /* not after a GOAWAY of either side */
+
+#endif

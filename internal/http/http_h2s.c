@@ -1,0 +1,232 @@
+/* HTTP/2 on the server: requests are streams; answers wait in r->out until the peer has room for them. */
+#include "internal/http/http_int.h"
+
+#include <stdlib.h>
+
+enum { STREAM_WINDOW = 256 * 1024, CONN_WINDOW = 4 << 20 };
+
+/* ---- receiving ---- */
+
+static bool copy_headers(struct http_req *r, const struct h2_headers *hs) {
+    struct span authority = SPAN_EMPTY;
+    r->headers = arena_alloc(&r->arena, (hs->n + 1) * sizeof(*r->headers));
+    bool has_host = false;
+    for (size_t i = 0; r->headers && i < hs->n; i++) {
+        struct span name = arena_copy(&r->arena, hs->h[i].name);
+        struct span value = arena_copy(&r->arena, hs->h[i].value);
+        if (!name.p || (hs->h[i].value.n && !value.p)) {
+            return false;
+        }
+        if (span_eq_str(name, ":method")) {
+            r->method = value;
+        } else if (span_eq_str(name, ":path")) {
+            req_set_target(r, value);
+        } else if (span_eq_str(name, ":authority")) {
+            authority = value;
+        } else if (!span_starts(name, ":")) {
+            has_host |= span_eq_str(name, "host");
+            r->headers[r->n_headers++] = (struct http_header){name, value};
+        }
+    }
+    if (r->headers && authority.p && !has_host) { /* one place to look, whatever the version */
+        r->headers[r->n_headers++] = (struct http_header){SPAN_LIT("host"), authority};
+    }
+    return r->headers != NULL;
+}
+
+static void on_headers(struct h2 *h, int32_t sid, const struct h2_headers *hs, void *ctx) {
+    struct hconn *c = ctx;
+    if (hs->kind != H2_REQUEST || c->state != C_H2) {
+        return; /* trailers of a request carry nothing that we use */
+    }
+    struct http_req *r = req_new(c);
+    r->sid = sid;
+    h2_set_ctx(h, sid, r);
+    hconn_deadline(c, 0);
+    bool ok = copy_headers(r, hs);
+    r->is_head = span_eq_str(r->method, "HEAD");
+    if (!ok || hs->too_large) {
+        req_refuse(r, 431, "head too large");
+    } else if (span_eq_str(r->method, "CONNECT")) {
+        req_refuse(r, 501, "CONNECT is not served");
+    } else if (!span_starts(r->target, "/") && !span_eq_str(r->target, "*")) {
+        req_refuse(r, 400, "bad request target");
+    } else {
+        c->s->o.handler.on_request(r, c->s->o.handler.ctx);
+    }
+}
+
+static void on_data(struct h2 *h, int32_t sid, struct span data, void *ctx) {
+    struct hconn *c = ctx;
+    struct http_req *r = h2_ctx(h, sid);
+    if (r && c->state == C_H2) {
+        req_body(r, data);
+    }
+}
+
+static void on_end(struct h2 *h, int32_t sid, void *ctx) {
+    struct hconn *c = ctx;
+    struct http_req *r = h2_ctx(h, sid);
+    if (r && c->state == C_H2) {
+        req_body_end(r);
+    }
+}
+
+static void on_close(struct h2 *h, int32_t sid, uint32_t code, void *ctx) {
+    struct hconn *c = ctx;
+    struct http_req *r = h2_ctx(h, sid);
+    if (!r || c->state != C_H2) {
+        return;
+    }
+    h2_set_ctx(h, sid, NULL);
+    req_close(r, code == H2_NO_ERROR && r->ended);
+    if (list_empty(&c->reqs) && c->state == C_H2) {
+        hconn_deadline(c, MS_IDLE);
+    }
+}
+
+/* ---- sending ---- */
+
+static void pull(struct h2 *h, int32_t sid, uint8_t *p, size_t max, struct h2_pull *ret,
+                 void *ctx) {
+    struct hconn *c = ctx;
+    struct http_req *r = h2_ctx(h, sid);
+    if (!r) {
+        ret->failed = true;
+        return;
+    }
+    ssize_t n = net_queue_read(&r->out, p, max);
+    if (n < 0) {
+        ret->failed = true;
+        return;
+    }
+    ret->n = (size_t)n;
+    ret->eof = r->ended && !r->out.bytes;
+    if (ret->eof && r->n_trailers) {
+        _Static_assert(sizeof(struct h2_header) == sizeof(struct http_header), "same members");
+        ret->trailers = (const struct h2_header *)(const void *)r->trailers;
+        ret->n_trailers = r->n_trailers;
+    }
+    if (!ret->eof && !r->out.bytes && r->drain_cb && r->wants_drain) {
+        c->draining = true;
+        hconn_later(c);
+    }
+}
+
+/* Frames are made only as fast as the socket takes them, so that one stream's data does not delay another's. */
+void h2s_pump(struct hconn *c) {
+    const uint8_t *p;
+    size_t n;
+    while (c->state == C_H2 && net_pending(c->st) < LIM_H2_OUT && (n = h2_out(c->h2, &p)) > 0) {
+        net_queue_add(net_out(c->st), span_of(p, n));
+    }
+    if (c->state != C_H2) {
+        return;
+    }
+    net_kick(c->st);
+    if (h2_is_done(c->h2)) {
+        hconn_end(c, true);
+    }
+}
+
+static void drain(struct hconn *c) {
+    c->draining = false;
+    for (LIST_EACH(at, next, &c->reqs)) {
+        struct http_req *r = CONTAINER_OF(at, struct http_req, link);
+        if (r->drain_cb && r->wants_drain && !r->out.bytes && !r->ended) {
+            r->wants_drain = false;
+            r->drain_cb(r, r->drain_ctx);
+        }
+    }
+}
+
+void h2s_hook(struct hconn *c) {
+    if (c->draining) {
+        drain(c);
+    }
+    for (LIST_EACH(at, next, &c->reqs)) {
+        struct http_req *r = CONTAINER_OF(at, struct http_req, link);
+        if (r->mode == BODY_STREAM) {
+            req_resume(r);
+        }
+    }
+    if (c->state == C_H2) {
+        h2s_pump(c);
+    }
+}
+
+void h2s_open(struct hconn *c) {
+    static const struct h2_cb cb = {on_headers, on_data, on_end, on_close, pull};
+    struct h2_opts o = {.is_server = true,
+                        .max_streams = c->s->o.max_streams,
+                        .stream_window = STREAM_WINDOW,
+                        .conn_window = CONN_WINDOW};
+    c->h2 = h2_new(&o, &cb, c);
+    if (c->s->closing) {
+        h2_goaway(c->h2);
+    }
+    hconn_later(c);
+}
+
+void h2s_readable(struct hconn *c, struct span data) {
+    const char *why = NULL;
+    int rc = h2_feed(c->h2, data, &why);
+    if (c->state != C_H2) {
+        return;
+    }
+    h2s_pump(c); /* also the GOAWAY that says what was wrong */
+    if (rc < 0) {
+        hconn_end(c, true);
+    }
+}
+
+void h2s_shutdown(struct hconn *c) {
+    h2_goaway(c->h2);
+    hconn_later(c);
+}
+
+/* ---- answers ---- */
+
+void h2s_head(struct http_req *r, unsigned status, const char *type, const struct http_header *h,
+              size_t n, int64_t len, bool end) {
+    struct h2_header hs[LIM_H2_FIELDS];
+    char code[8], length[24];
+    size_t k = 0;
+    IGNORE_ERR(str_put(code, sizeof(code), "%u", status), "fits");
+    IGNORE_ERR(str_put(length, sizeof(length), "%lld", (long long)len), "fits");
+    hs[k++] = (struct h2_header){SPAN_LIT(":status"), span_str(code)};
+    if (type) {
+        hs[k++] = (struct h2_header){SPAN_LIT("content-type"), span_str(type)};
+    }
+    if (len >= 0 && status != 204 && status != 304) {
+        hs[k++] = (struct h2_header){SPAN_LIT("content-length"), span_str(length)};
+    }
+    hs[k++] = (struct h2_header){SPAN_LIT("date"), span_str(http_server_date(r->c->s))};
+    for (size_t i = 0; i < n && k < LIM_H2_FIELDS; i++) {
+        bool dup = len >= 0 && span_eq_str(h[i].name, "content-length");
+        if (!dup && !span_eq_str(h[i].name, "connection")) { /* RFC 9113 §8.2.2 */
+            hs[k++] = (struct h2_header){h[i].name, h[i].value};
+        }
+    }
+    if (h2_respond(r->c->h2, r->sid, hs, k, !end) < 0) {
+        h2_reset(r->c->h2, r->sid, H2_INTERNAL);
+    }
+    hconn_later(r->c);
+}
+
+void h2s_wake(struct http_req *r) {
+    h2_wake(r->c->h2, r->sid);
+    hconn_later(r->c);
+}
+
+void h2s_abort(struct http_req *r) {
+    h2_reset(r->c->h2, r->sid, H2_INTERNAL);
+    hconn_later(r->c);
+}
+
+void h2s_consumed(struct http_req *r, size_t n) {
+    if (r->c->state == C_H2 && n) {
+        h2_consumed(r->c->h2, r->sid, n);
+        hconn_later(r->c);
+    }
+}

@@ -1,0 +1,21 @@
+/* Private to net: the chunks of an output queue. */
+#ifndef KF_NET_INT_H
+#define KF_NET_INT_H
+
+#include "internal/net/net.h"
+
+struct net_chunk {
+    struct list link;
+    /* one of: own data behind the struct [at, end), given memory [at, own_n), a file range */
+    size_t at, end, room;
+    void *own;
+    size_t own_n;
+    int fd;
+    uint64_t file_at, file_n;
+    uint8_t data[];
+};
+void net_chunk_free(struct net_chunk *c);
+struct span net_chunk_mem(const struct net_chunk *c);
+void net_queue_skip(struct net_queue *q, size_t n);
+
+#endif

@@ -1,0 +1,121 @@
+#include "internal/net/net_int.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { CHUNK_MIN = 2048 };
+
+void net_queue_init(struct net_queue *q) {
+    list_init(&q->chunks);
+    q->bytes = 0;
+}
+
+static struct net_chunk *push(struct net_queue *q, size_t room) {
+    struct net_chunk *c = malloc(sizeof(*c) + room);
+    CHECK(c);
+    *c = (struct net_chunk){.fd = -1, .room = room};
+    list_add_tail(&q->chunks, &c->link);
+    return c;
+}
+
+void net_chunk_free(struct net_chunk *c) {
+    list_del(&c->link);
+    if (c->fd >= 0) {
+        close(c->fd);
+    }
+    free(c->own);
+    free(c);
+}
+
+void net_queue_fini(struct net_queue *q) {
+    while (!list_empty(&q->chunks)) {
+        net_chunk_free(CONTAINER_OF(q->chunks.next, struct net_chunk, link));
+    }
+    q->bytes = 0;
+}
+
+/* Small writes fill up the last chunk, so that a filter sees few large pieces. */
+void net_queue_add(struct net_queue *q, struct span s) {
+    if (!s.n) {
+        return;
+    }
+    struct net_chunk *last =
+        list_empty(&q->chunks) ? NULL : CONTAINER_OF(q->chunks.prev, struct net_chunk, link);
+    if (!last || last->room - last->end < s.n) {
+        last = push(q, s.n < CHUNK_MIN ? CHUNK_MIN : s.n);
+    }
+    memcpy(last->data + last->end, s.p, s.n);
+    last->end += s.n;
+    q->bytes += s.n;
+}
+
+void net_queue_take(struct net_queue *q, void *own_p, size_t n) {
+    if (!n) {
+        free(own_p);
+        return;
+    }
+    struct net_chunk *c = push(q, 0);
+    c->own = own_p;
+    c->own_n = n;
+    q->bytes += n;
+}
+
+void net_queue_file(struct net_queue *q, int own_fd, uint64_t offset, uint64_t n) {
+    if (!n) {
+        close(own_fd);
+        return;
+    }
+    struct net_chunk *c = push(q, 0);
+    c->fd = own_fd;
+    c->file_at = offset;
+    c->file_n = n;
+    q->bytes += n;
+}
+
+struct span net_chunk_mem(const struct net_chunk *c) {
+    return c->own ? span_of((const uint8_t *)c->own + c->at, c->own_n - c->at)
+                  : span_of(c->data + c->at, c->end - c->at);
+}
+
+void net_queue_skip(struct net_queue *q, size_t n) {
+    q->bytes -= n;
+    while (n) {
+        struct net_chunk *c = CONTAINER_OF(q->chunks.next, struct net_chunk, link);
+        size_t left = c->fd >= 0 ? c->file_n : net_chunk_mem(c).n;
+        if (n < left) {
+            if (c->fd >= 0) {
+                c->file_at += n;
+                c->file_n -= n;
+            } else {
+                c->at += n;
+            }
+            return;
+        }
+        n -= left;
+        net_chunk_free(c);
+    }
+}
+
+ssize_t net_queue_read(struct net_queue *q, uint8_t *p, size_t n) {
+    size_t got = 0;
+    while (got < n && !list_empty(&q->chunks)) {
+        struct net_chunk *c = CONTAINER_OF(q->chunks.next, struct net_chunk, link);
+        size_t part = n - got;
+        if (c->fd >= 0) {
+            part = part < c->file_n ? part : (size_t)c->file_n;
+            ssize_t r = pread(c->fd, p + got, part, (off_t)c->file_at);
+            if (r <= 0) {
+                return r < 0 && errno == EINTR ? -ERR_AGAIN : -ERR_IO;
+            }
+            part = (size_t)r;
+        } else {
+            struct span m = net_chunk_mem(c);
+            part = part < m.n ? part : m.n;
+            memcpy(p + got, m.p, part);
+        }
+        net_queue_skip(q, part);
+        got += part;
+    }
+    return (ssize_t)got;
+}

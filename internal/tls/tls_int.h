@@ -1,0 +1,39 @@
+/* Private to tls: a configuration's immutable snapshot, which connections keep while newer ones replace it. */
+#ifndef KF_TLS_INT_H
+#define KF_TLS_INT_H
+
+#include "internal/net/net.h"
+#include "internal/tls/tls.h"
+
+#include <mbedtls/pk.h>
+#include <mbedtls/ssl.h>
+#include <mbedtls/ssl_ticket.h>
+#include <mbedtls/x509_crt.h>
+
+struct tls_pair {
+    struct tls_pair *next;
+    char *sni; /* NULL: the default */
+    mbedtls_x509_crt crt;
+    mbedtls_pk_context key;
+};
+
+struct tls_state {
+    unsigned refs;
+    bool is_server, insecure, pinned;
+    enum tls_client_auth auth;
+    uint8_t pin[32];
+    struct tls_pair *pairs; /* the default first; NULL: none (client) */
+    mbedtls_x509_crt ca;
+    bool has_ca, has_tickets;
+    mbedtls_ssl_ticket_context tickets;
+    mbedtls_ssl_config conf[3]; /* by enum tls_alpn; servers use the first */
+};
+
+struct tls_state *tls_state_of(struct tls_config *c);
+struct tls_state *tls_state_ref(struct tls_state *s);
+void tls_state_unref(struct tls_state *s);
+int tls_rng(void *ctx, unsigned char *p, size_t n);
+int tls_on_sni(void *ctx, mbedtls_ssl_context *ssl, const unsigned char *name, size_t n);
+int tls_fail(struct err *e, enum err_code c, int mbed, const char *what);
+
+#endif

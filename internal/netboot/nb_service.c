@@ -1,5 +1,6 @@
 #include "internal/netboot/netboot.h"
 
+#include "internal/base/rand.h"
 #include "internal/log/log.h"
 #include "internal/netboot/nb_int.h"
 #include "internal/sys/sys.h"
@@ -87,7 +88,11 @@ static int start_all(struct netboot *nb, struct err *e) {
          (rc = nb_dhcp_start(nb, e)) < 0 || (rc = nb_ra_start(nb, e)) < 0)) {
         return rc;
     }
-    return nb->o.no_tftp ? 0 : nb_tftp_start(nb, e);
+    if (!nb->o.no_tftp && (rc = nb_tftp_start(nb, e)) < 0) {
+        return rc;
+    }
+    rc = nb->o.no_http ? 0 : nb_http_start(nb, e);
+    return rc < 0 || !nb->o.tls ? rc : nb_https_start(nb, e);
 }
 
 int netboot_new(struct loop *l, const struct netboot_opts *o, struct netboot **ret, struct err *e) {
@@ -96,6 +101,11 @@ int netboot_new(struct loop *l, const struct netboot_opts *o, struct netboot **r
     nb->o = *o;
     nb->o.http_port = o->http_port ? o->http_port : NB_HTTP_PORT;
     nb->o.https_port = o->https_port ? o->https_port : NB_HTTPS_PORT;
+    if (o->tls) {
+        AUTO(buf) struct buf pin = BUF_INIT(sizeof(nb->ca_pin));
+        hex_encode(&pin, span_of(o->boot_ca_sha256, sizeof(o->boot_ca_sha256)));
+        IGNORE_ERR(span_to_cstr(buf_view(&pin), nb->ca_pin, sizeof(nb->ca_pin)), "fits");
+    }
     nb->plan = nb_plan_new();
     nb->boot_fd = nb->image_fd = nb->journal.fd = nb->journal.dir_fd = nb->probes.icmp = -1;
     list_init(&nb->discovers);
@@ -115,6 +125,7 @@ void netboot_free(struct netboot *nb) {
     if (!nb) {
         return;
     }
+    nb_http_stop(nb);
     nb_tftp_stop(nb);
     nb_ra_stop(nb);
     nb_dhcp_stop(nb);

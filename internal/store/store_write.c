@@ -409,8 +409,12 @@ static void batch_start(struct store *s) {
     }
     s->busy = true;
     s->batches_since_task++;
-    b->rc = loop_work_submit(s->l, LANE_DB_WRITE, &b->w, &b->err);
-    if (b->rc < 0) {
+    struct err e = ERR_INIT;
+    int rc =
+        loop_work_submit(s->l, LANE_DB_WRITE, &b->w, &e); /* from here the batch is the lane's */
+    if (rc < 0) {
+        b->rc = rc;
+        b->err = e;
         batch_done(&b->w);
     }
 }

@@ -340,19 +340,19 @@ static bool is_zero(const struct json *v, const struct kube_field *f) {
 }
 
 /* What is written for a field that is absent or null; NULL: nothing. */
-static struct json *absent_value(struct dec *w, const struct kube_field *f) {
+static struct json *absent_value(struct json_doc *d, const struct kube_field *f) {
     bool time = f->base == KB_TIME || f->base == KB_MICROTIME;
     switch ((enum kube_presence)f->presence) {
-    case KP_STRUCT: return time ? json_new_null(w->d) : json_new_obj(w->d);
-    case KP_NULLABLE: return json_new_null(w->d);
+    case KP_STRUCT: return time ? json_new_null(d) : json_new_obj(d);
+    case KP_NULLABLE: return json_new_null(d);
     case KP_ZERO:
         if (f->shape != KS_ONE) {
             return NULL;
         }
-        return f->base == KB_STRING ? json_new_str(w->d, "")
-               : f->base == KB_BOOL ? json_new_bool(w->d, false)
+        return f->base == KB_STRING ? json_new_str(d, "")
+               : f->base == KB_BOOL ? json_new_bool(d, false)
                : f->base == KB_INT32 || f->base == KB_INT64 || f->base == KB_INTSTR
-                   ? json_new_i64(w->d, 0)
+                   ? json_new_i64(d, 0)
                    : NULL;
     case KP_PTR:
     case KP_OMIT:
@@ -376,8 +376,7 @@ static int walk_field(struct dec *w, const char *key, struct json *v, const stru
     return rc;
 }
 
-/* Adds what Go would write for absent fields of t. */
-static int add_absent(struct dec *w, struct json *v, const struct kube_type *t) {
+void kube_fill_absent(struct json_doc *d, struct json *v, const struct kube_type *t) {
     const struct kube_field *f = kube_fields(t);
     for (size_t i = 0; i < t->n; i++) {
         if (f[i].presence != KP_STRUCT && f[i].presence != KP_ZERO &&
@@ -385,21 +384,14 @@ static int add_absent(struct dec *w, struct json *v, const struct kube_type *t) 
             continue;
         }
         const char *key = kube_str(f[i].name);
-        if (json_get(v, key)) {
-            continue;
-        }
-        struct json *x = absent_value(w, &f[i]);
+        struct json *x = json_get(v, key) ? NULL : absent_value(d, &f[i]);
         if (x) {
-            json_set(w->d, v, key, x);
+            json_set(d, v, key, x);
             if (json_is_obj(x) && f[i].base == KB_OBJECT) {
-                int rc = add_absent(w, x, kube_field_type(&f[i]));
-                if (rc < 0) {
-                    return rc;
-                }
+                kube_fill_absent(d, x, kube_field_type(&f[i]));
             }
         }
     }
-    return 0;
 }
 
 static int walk_object(struct dec *w, struct json *v, const struct kube_type *t) {
@@ -416,7 +408,7 @@ static int walk_object(struct dec *w, struct json *v, const struct kube_type *t)
                 kube_path_pop(&w->path, at);
                 drop[n_drop++] = k;
             } else if (json_is_null(x)) {
-                struct json *z = absent_value(w, f);
+                struct json *z = absent_value(w->d, f);
                 if (!z) {
                     drop[n_drop++] = k;
                 } else {
@@ -429,6 +421,8 @@ static int walk_object(struct dec *w, struct json *v, const struct kube_type *t)
                 }
                 if (f->presence == KP_OMIT && is_zero(x, f)) {
                     drop[n_drop++] = k;
+                } else if (f->presence == KP_NULLABLE && !json_len(x)) {
+                    json_assign(w->d, x, json_new_null(w->d));
                 }
             }
             if (n_drop == DROPS) {
@@ -439,7 +433,8 @@ static int walk_object(struct dec *w, struct json *v, const struct kube_type *t)
             json_del(v, drop[i]);
         }
     } while (n_drop == DROPS);
-    return add_absent(w, v, t);
+    kube_fill_absent(w->d, v, t);
+    return 0;
 }
 
 static int finish(struct dec *w, struct err *e) {

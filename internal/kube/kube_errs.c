@@ -165,6 +165,8 @@ struct json *kube_status_invalid(struct json_doc *d, const char *group, const ch
                                  const char *name, const struct kube_errs *errs) {
     AUTO(buf) struct buf b = BUF_INIT(2 * LIM_ERRS_BYTES), all = BUF_INIT(2 * LIM_ERRS_BYTES);
     size_t n = 0;
+    group =
+        str_eq(group, "events.k8s.io") ? "" : group; /* validated in its core form, and named so */
     for (size_t i = 0; i < errs->n; i++) {
         bool seen = false; /* the same text twice is said once, but stays in causes */
         for (size_t k = 0; k < i && !seen; k++) {

@@ -120,7 +120,7 @@ enum kube_type_flags {
     X(EVENTS_EVENT, "api.events.v1.Event")                                                \
     X(API_SERVICE, "kube-aggregator.pkg.apis.apiregistration.v1.APIService")              \
     X(CRD, "apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition")  \
-    X(ROLE_REF_SUBJECT, "api.rbac.v1.Subject")                                            \
+    X(SUBJECT, "api.rbac.v1.Subject")                                                     \
     X(OBJECT_META, "apimachinery.pkg.apis.meta.v1.ObjectMeta")                            \
     X(TENANT, "dev.kfarm.v1alpha1.Tenant")                                                \
     X(NETWORK, "dev.kfarm.v1alpha1.Network")                                              \
@@ -188,6 +188,15 @@ static inline const struct kube_type *kube_field_type(const struct kube_field *f
 const struct kube_field *kube_field_find(const struct kube_type *t, struct span name);
 /* Type by full name ("api.core.v1.Pod"), or NULL. */
 const struct kube_type *kube_type_named(const char *name);
+
+/* Adds what Go would write for absent fields of v: zero numbers, empty objects, null lists. Not below existing ones. */
+void kube_fill_absent(struct json_doc *d, struct json *v, const struct kube_type *t);
+/* Why a text is no qualified name or label value: the rules it breaks, as upstream words them. */
+size_t kube_qualified_msgs(struct span s, const char *ret[4]);
+size_t kube_value_msgs(struct span s, const char *ret[2]);
+void kube_qualified_name_why(struct span s, struct buf *b);
+void kube_label_value_why(struct span s, struct buf *b);
+const char *kube_qos(const struct json *pod);
 
 /* A path under construction ("spec.containers[0].name"): grows and shrinks with the walk. */
 struct kube_path {

@@ -27,7 +27,7 @@ static void print_overview(FILE *f) {
 }
 
 int cmd_help(struct cmdctx *c, struct err *e) {
-    if (c->argc < 2) {
+    if (c->argc < 2 || str_eq(c->argv[1], "--help") || str_eq(c->argv[1], "-h")) {
         print_overview(stdout);
         return 0;
     }

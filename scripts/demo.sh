@@ -27,7 +27,7 @@ finish() { # [seconds that are the point of the step, when they differ from how 
     step=
 }
 
-on_lab() { scripts/lab.sh exec "$lab" "$@"; }
+on_lab() { nsenter --net="/run/netns/kf-lab-$lab" -- "$@"; }
 admin() { on_lab kubectl --kubeconfig "$work/data/admin.kubeconfig" "$@"; }
 team() { on_lab kubectl --kubeconfig "$work/team-a.kubeconfig" "$@"; }
 
@@ -55,11 +55,11 @@ show_logs() {
     done
     [ -e "$work/data/admin.kubeconfig" ] || return 0
     echo "--- tenants, pods, events of the admin cluster:"
-    timeout 20 scripts/lab.sh exec "$lab" kubectl --kubeconfig "$work/data/admin.kubeconfig" get tenants,machines,pods,events -A 2>&1 |
+    timeout 20 nsenter --net="/run/netns/kf-lab-$lab" -- kubectl --kubeconfig "$work/data/admin.kubeconfig" get tenants,machines,pods,events -A 2>&1 |
         tail -n 40 | quote || true
     [ -e "$work/team-a.kubeconfig" ] || return 0
     echo "--- nodes, pods, events of team-a:"
-    timeout 20 scripts/lab.sh exec "$lab" kubectl --kubeconfig "$work/team-a.kubeconfig" get nodes,csr,pods,events -A 2>&1 |
+    timeout 20 nsenter --net="/run/netns/kf-lab-$lab" -- kubectl --kubeconfig "$work/team-a.kubeconfig" get nodes,csr,pods,events -A 2>&1 |
         tail -n 40 | quote || true
 }
 
@@ -149,7 +149,8 @@ scripts/lab.sh up "$lab" --taps 3 --addr 10.77.0.1/24
 finish
 
 begin "kfarm server, first start"
-on_lab "$kfarm" server --data-dir "$work/data" --node-name host-1 </dev/null 2>"$work/server.log" &
+# The shell's own child, so that its pid is the server's.
+nsenter --net="/run/netns/kf-lab-$lab" -- "$kfarm" server --data-dir "$work/data" --node-name host-1 </dev/null 2>"$work/server.log" &
 server_pid=$!
 until_true 30 "/readyz of the admin cluster" on_lab curl -sfk https://10.77.0.1:6443/readyz
 finish

@@ -14,7 +14,7 @@ server() { timeout 10 nsenter --net="/run/netns/$NS" -- "$KFARM" server "$@"; }
 }
 
 @test "a port that is taken" {
-    on python3 -c 'import socket, time
+    nsenter --net="/run/netns/$NS" -- python3 -c 'import socket, time
 s = socket.socket(socket.AF_INET6)
 s.bind(("::", 6443)); s.listen(); time.sleep(30)' 3>&- &
     holder=$!

@@ -78,12 +78,15 @@ server_start() {
         case $flag in --https-listen-port=*) port=${flag#*=} ;; esac
     done
     began=$(now_ms)
-    on "$KFARM" server --data-dir "$WORK/$name" --node-name host-1 "$@" </dev/null >"$WORK/$name.out" 2>>"$WORK/$name.log" 3>&- 4>&- &
+    # Not by on(): a function in the background is a shell of its own, and its pid is not the server's.
+    nsenter --net="/run/netns/$NS" -- "$KFARM" server --data-dir "$WORK/$name" --node-name host-1 "$@" </dev/null >"$WORK/$name.out" 2>>"$WORK/$name.log" 3>&- 4>&- &
     echo $! >"$WORK/$name.pid"
     until on curl -sfk --max-time 2 "https://10.88.0.1:$port/readyz" >/dev/null 2>&1; do
         if ! kill -0 "$(cat "$WORK/$name.pid")" 2>/dev/null || (($(now_ms) - began > 20000)); then
             echo "the server did not become ready:"
             tail -n 30 "$WORK/$name.log"
+            stop_pid "$(cat "$WORK/$name.pid")"
+            rm -f "$WORK/$name.pid"
             return 1
         fi
         sleep 0.01

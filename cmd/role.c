@@ -1,9 +1,11 @@
 #include "cmd/role.h"
 
+#include "internal/base/rand.h"
 #include "internal/log/log.h"
 #include "internal/sys/sys.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
 
 int role_fd(int64_t n, const char *what, int *ret_fd, struct err *e) {
     if (n < 0) {
@@ -62,4 +64,85 @@ void role_ready(int own_fd) {
                    "a supervisor that is gone needs no news");
         sys_close(own_fd);
     }
+}
+
+#define RENEW_NS (182ull * 24 * 3600 * NS_PER_S)
+#define RENEW_RETRY_NS (3600ull * NS_PER_S)
+
+static void renew_due(struct loop_timer *t);
+
+static void renewed(void *ctx, int rc, struct key_identity *id, const struct err *e) {
+    struct role_identity *ri = ctx;
+    struct err mine = ERR_INIT;
+    if (rc >= 0) {
+        rc = tls_config_set_cert(ri->tls, buf_view(&id->cert_pem), buf_view(&id->key_pem), &mine);
+        e = &mine;
+    }
+    if (rc < 0) {
+        LOG_ERROR("role", "certificate not renewed, trying again in an hour", F_STR("cn", ri->cn),
+                  F_ERR(e));
+    }
+    loop_timer_start(ri->role->l, &ri->renew, rc < 0 ? RENEW_RETRY_NS : RENEW_NS, renew_due,
+                     "certificate renewal");
+}
+
+static struct key_req request_of(const struct role_identity *ri) {
+    struct key_req q = {.scope = ri->scope, .profile = KEY_COMPONENT, .cn = ri->cn};
+    if (ri->org) {
+        q.orgs[q.n_orgs++] = ri->org;
+    }
+    for (size_t i = 0; i < ri->n_sans; i++) {
+        q.sans[q.n_sans++] = ri->sans[i];
+    }
+    return q;
+}
+
+static void renew_due(struct loop_timer *t) {
+    struct role_identity *ri = CONTAINER_OF(t, struct role_identity, renew);
+    const struct key_req q = request_of(ri);
+    keyclient_issue(ri->keys, &q, renewed, ri);
+}
+
+int role_identify(struct role *r, struct role_identity *ri, int own_keyd_fd, const char *scope,
+                  const char *cn, const char *org, const char *unix_path,
+                  struct key_identity *ret_id, struct err *e) {
+    struct key_identity mine, *id = ret_id ? ret_id : &mine;
+    ri->role = r;
+    ri->scope = str_dup(scope);
+    ri->cn = str_dup(cn);
+    ri->org = org;
+    key_identity_init(id);
+    AUTO_FD int keyd_fd = own_keyd_fd;
+    const struct key_req q = request_of(ri);
+    int rc = key_issue_sync(keyd_fd, &q, id, e);
+    if (rc == 0) {
+        const struct tls_client_opts to = {.ca_pem = buf_view(&id->ca_pem),
+                                           .cert_pem = buf_view(&id->cert_pem),
+                                           .key_pem = buf_view(&id->key_pem)};
+        rc = tls_client_config_new(&ri->tls, &to, e);
+    }
+    if (rc == 0) {
+        AUTO_FREE char *server = str_fmt("unix://%s", unix_path);
+        AUTO_FREE char *agent = str_fmt("kfarm/%s", cn);
+        const struct kclient_opts ko = {
+            .server = server, .sni = "kubernetes", .tls = ri->tls, .user_agent = agent};
+        rc = kclient_new(r->l, &ko, &ri->client, e);
+    }
+    if (rc == 0) {
+        rc = keyclient_new(r->l, TAKE_FD(keyd_fd), &ri->keys, e);
+        loop_timer_start(r->l, &ri->renew, RENEW_NS, renew_due, "certificate renewal");
+    }
+    if (!ret_id) {
+        key_identity_fini(&mine);
+    }
+    return rc;
+}
+
+void role_identity_fini(struct role_identity *ri) {
+    loop_timer_stop(&ri->renew);
+    kclient_free(ri->client);
+    keyclient_free(ri->keys);
+    tls_config_unref(ri->tls);
+    free(ri->scope);
+    free(ri->cn);
 }

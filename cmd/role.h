@@ -4,7 +4,10 @@
 
 #include "cmd/cmd.h"
 
+#include "internal/kclient/kclient.h"
+#include "internal/keyclient/keyclient.h"
 #include "internal/loop/loop.h"
+#include "internal/tls/tls.h"
 
 struct role {
     struct loop *l;
@@ -20,5 +23,22 @@ NODISCARD int role_enter(struct role *r, const char *name, const char *log_level
 void role_leave(struct role *r);
 /* "\n" on the readiness fd, then closed. -1: nothing. */
 void role_ready(int own_fd);
+
+/* An identity from keyd (component profile) and a client of the cluster's API server at a unix socket. The TLS
+ * configuration is kept current: the certificate is replaced at half of its life. ret_id may be NULL. */
+struct role_identity {
+    struct role *role;
+    struct keyclient *keys;
+    struct tls_config *tls;
+    struct kclient *client;
+    struct loop_timer renew;
+    char *scope, *cn;
+    const char *org;
+    const char *sans[4];
+    size_t n_sans;
+};
+NODISCARD int role_identify(struct role *r, struct role_identity *id, int own_keyd_fd, const char *scope, const char *cn,
+                            const char *org, const char *unix_path, struct key_identity *ret_id, struct err *e);
+void role_identity_fini(struct role_identity *id);
 
 #endif

@@ -191,6 +191,7 @@ static int farm(struct proc *p, struct sys_spawn *sp, int *own, size_t *n_own, s
     if (rc < 0 || (rc = pass_own(p, sp, far, "super-fd", own, n_own)) < 0) {
         return rc;
     }
+    proc_arg(p, "--run-dir=%s", o->run_dir);
     proc_arg(p, "--host=%s", o->advertise_host);
     proc_arg(p, "--node-name=%s", o->node_name);
     proc_arg(p, "--front-port=%u", (unsigned)o->port);
@@ -207,9 +208,6 @@ static int hostlet(struct proc *p, struct sys_spawn *sp, int *own, size_t *n_own
     int rc = client_open(&p->s->hostlet, p->s, &far, e);
     if (rc < 0 || (rc = pass_own(p, sp, far, "super-fd", own, n_own)) < 0) {
         return rc;
-    }
-    if (p->s->kubelet_listen >= 0) {
-        pass(p, sp, p->s->kubelet_listen, "listen-fd");
     }
     proc_arg(p, "--unix=%s/admin/api.sock", o->run_dir);
     proc_arg(p, "--root-dir=%s/hostlet", o->data_dir);

@@ -101,8 +101,7 @@ static int listen_all(struct sup *s, struct err *e) {
         }
         s->front_listen[s->n_front++] = fd;
     }
-    s->kubelet_listen = -1;
-    if (o->kubelet_port) {
+    if (o->kubelet_port) { /* hostlet opens it; taken is better said here */
         int fd = sys_listen_tcp("", o->kubelet_port, e);
         if (fd < 0) {
             return e->sys == EADDRINUSE ? err_set((err_reset(e), e), ERR_EXISTS,
@@ -111,7 +110,7 @@ static int listen_all(struct sup *s, struct err *e) {
                                                   (unsigned)o->kubelet_port)
                                         : err_wrap(e, "kubelet port");
         }
-        s->kubelet_listen = fd;
+        sys_close(fd);
     }
     return 0;
 }
@@ -176,7 +175,6 @@ static void release(struct sup *s) {
     for (size_t i = 0; i < s->n_front; i++) {
         sys_close(s->front_listen[i]);
     }
-    sys_close(s->kubelet_listen);
     sys_close(s->exe_fd);
     loop_timer_stop(&s->renew);
     loop_signal_stop(&s->sig);
@@ -184,8 +182,7 @@ static void release(struct sup *s) {
 }
 
 int supervisor_run(const struct supervisor_opts *o, struct err *e) {
-    struct sup s = {
-        .o = o, .exe_fd = -1, .kubelet_listen = -1, .clusters = MAP_INIT, .start_ns = clock_ns()};
+    struct sup s = {.o = o, .exe_fd = -1, .clusters = MAP_INIT, .start_ns = clock_ns()};
     s.hostlet.may_run = s.farm.may_forget = true;
     AUTO_FD int lock = -1;
     sigset_t set;

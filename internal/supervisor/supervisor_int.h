@@ -71,7 +71,6 @@ struct sup {
     struct ipc *keyd_ctl, *front_ctl;
     int front_listen[SUPER_BINDS];
     size_t n_front;
-    int kubelet_listen;
     struct map clusters;
     struct cluster *admin;
     struct list procs;

@@ -353,6 +353,7 @@ int farm_new(struct loop *l, const struct farm_opts *o, struct farm **ret, struc
     f->secrets = watch(f, "", "v1", "secrets", owned_changed, FARM_TENANT_LABEL);
     f->machines =
         watch(f, "cluster.x-k8s.io", "v1beta1", "machines", owned_changed, FARM_TENANT_LABEL);
+    farm_apply_roles(f);
     *ret = f;
     return 0;
 }

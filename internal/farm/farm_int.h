@@ -70,6 +70,9 @@ size_t farm_nodes_declared(const struct json *tenant);
 size_t farm_nodes_ready(const struct tenant *t);
 bool farm_node_ready(const struct json *node);
 
+/* farm_rbac.c */
+void farm_apply_roles(struct farm *f);
+
 /* farm_status.c */
 bool farm_sync_status(struct pass *p, const char *unsupported);
 

@@ -294,8 +294,7 @@ TEST(dhcp, golden) {
     struct dhcp_msg *m = new_zero(struct dhcp_msg);
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         AUTO(buf)
-        struct buf pkt = BUF_INIT(LIM_DHCP_IN),
-                   want = BUF_INIT(1 << 16), got = BUF_INIT(1 << 16);
+        struct buf pkt = BUF_INIT(LIM_DHCP_IN), want = BUF_INIT(1 << 16), got = BUF_INIT(1 << 16);
         AUTO_FREE char *bin = str_fmt("%s/dhcp/golden/%s.bin", t_testdata(), names[i]);
         AUTO_FREE char *txt = str_fmt("%s/dhcp/golden/%s.txt", t_testdata(), names[i]);
         const char *why;

@@ -1,0 +1,70 @@
+#include "internal/grpc/grpc.h"
+
+#include "internal/base/rand.h"
+
+enum { PREFIX = 5 };
+
+int grpc_frame(struct buf *b, struct span message) {
+    buf_u8(b, 0);
+    buf_be32(b, (uint32_t)message.n);
+    return buf_span(b, message);
+}
+
+void grpc_reader_init(struct grpc_reader *r) {
+    *r = (struct grpc_reader){BUF_INIT(LIM_GRPC_MESSAGE + PREFIX + 65536), 0};
+}
+
+void grpc_reader_fini(struct grpc_reader *r) {
+    buf_fini(&r->in);
+}
+
+int grpc_feed(struct grpc_reader *r, struct span data) {
+    buf_drop(&r->in, r->taken);
+    r->taken = 0;
+    return buf_span(&r->in, data);
+}
+
+int grpc_next(struct grpc_reader *r, struct span *ret) {
+    buf_drop(&r->in, r->taken);
+    r->taken = 0;
+    struct span s = buf_view(&r->in);
+    uint8_t compressed;
+    uint32_t n;
+    if (span_u8(&s, &compressed) < 0 || span_be32(&s, &n) < 0) {
+        return 0;
+    }
+    if (compressed) {
+        return -ERR_INVALID;
+    }
+    if (n > LIM_GRPC_MESSAGE) {
+        return -ERR_LIMIT;
+    }
+    if (span_take(&s, n, ret) < 0) {
+        return 0;
+    }
+    r->taken = PREFIX + (size_t)n;
+    return 1;
+}
+
+int grpc_status(struct span status, struct span message, struct err *e) {
+    static const enum err_code codes[] = {
+        ERR_OK,          ERR_CANCELLED,       ERR_INTERNAL,
+        ERR_INVALID,     ERR_TIMEOUT,         ERR_NOT_FOUND,
+        ERR_EXISTS,      ERR_FORBIDDEN,       ERR_LIMIT,
+        ERR_CONFLICT,    ERR_CANCELLED,       ERR_GONE,
+        ERR_UNSUPPORTED, ERR_INTERNAL,        ERR_UNAVAILABLE,
+        ERR_CORRUPT,     ERR_UNAUTHENTICATED,
+    };
+    uint64_t n;
+    AUTO(buf) struct buf text = BUF_INIT(65536);
+    if (span_to_u64(status, 0, ARRAY_LEN(codes) - 1, &n) < 0) {
+        return err_set(e, ERR_INVALID, "gRPC answer without status");
+    }
+    if (n == 0) {
+        return 0;
+    }
+    if (url_decode(&text, message, false) < 0) {
+        buf_reset(&text);
+    }
+    return err_set(e, codes[n], "%.200s", buf_cstr(&text));
+}

@@ -1,0 +1,30 @@
+/* grpc — the framing of gRPC over HTTP/2: length-prefixed messages and the status in the trailers (no I/O).
+ *
+ * Owns:     struct grpc_reader owns its buffer.     Limits: LIM_GRPC_MESSAGE bytes a message.
+ * Errors:   INVALID (compressed message, malformed status), LIMIT.      Threads: any.
+ * Spec:     gRPC over HTTP2 (PROTOCOL-HTTP2.md).
+ */
+#ifndef KF_GRPC_H
+#define KF_GRPC_H
+
+#include "internal/base/buf.h"
+
+enum { LIM_GRPC_MESSAGE = 16 << 20 };
+
+/* Appends prefix and message. */
+int grpc_frame(struct buf *b, struct span message);
+
+struct grpc_reader {
+    struct buf in;
+    size_t taken;
+};
+void grpc_reader_init(struct grpc_reader *r);
+void grpc_reader_fini(struct grpc_reader *r);
+NODISCARD int grpc_feed(struct grpc_reader *r, struct span data);
+/* 1 and a message (valid until the next call), 0 when more bytes are needed, or negative. */
+NODISCARD int grpc_next(struct grpc_reader *r, struct span *ret);
+
+/* Error code of a grpc-status value; 0 for "0". Percent-encoded grpc-message becomes the text. */
+NODISCARD int grpc_status(struct span status, struct span message, struct err *e);
+
+#endif

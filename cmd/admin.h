@@ -16,5 +16,8 @@ NODISCARD int admin_open(struct admin *a, const char *kubeconfig, const char *da
 void admin_close(struct admin *a);
 /* Seconds since an RFC 3339 time as kubectl prints ages: "5s", "3m", "2h", "4d"; "-" when it is not a time. */
 void admin_age(const char *rfc3339, char dst[16]);
+/* Prints the supervisor that uses data_dir and its roles; the names of their clusters from a list of Tenants (may be NULL).
+ * UNAVAILABLE when none runs. */
+NODISCARD int status_roles(const char *data_dir, const struct json *tenants, struct err *e);
 
 #endif

@@ -24,7 +24,7 @@ static const char *meta(const struct json *o, const char *key) {
 }
 
 static void hosts(const struct json *nodes) {
-    printf("HOSTS\n  %-24s %-8s %-16s %s\n", "NAME", "READY", "ADDRESS", "AGE");
+    printf("\nHOSTS\n  %-24s %-8s %-16s %s\n", "NAME", "READY", "ADDRESS", "AGE");
     JSON_EACH(it, n, json_get(nodes, "items")) {
         char age[16];
         const char *ip = "-";
@@ -100,19 +100,36 @@ int cmd_status(struct cmdctx *c, struct err *e) {
     AUTO(json_docp) struct json_doc *t = NULL;
     AUTO(json_docp) struct json_doc *p = NULL;
     AUTO(json_docp) struct json_doc *m = NULL;
-    int rc = opt_parse(c, opts, NULL, NULL, e);
-    if (rc < 0 || (rc = admin_open(&a, kubeconfig, data_dir, e)) < 0) {
+    int rc = opt_parse(c, opts, NULL, NULL, e), roles_rc = 0;
+    if (rc < 0) {
         return rc;
     }
-    if ((rc = list(&a, "", "v1", "nodes", NULL, &n, e)) == 0 &&
-        (rc = list(&a, "kfarm.dev", "v1alpha1", "tenants", NULL, &t, e)) == 0 &&
-        (rc = list(&a, "", "v1", "pods", "labelSelector=kfarm.dev%2Ftenant", &p, e)) == 0 &&
-        (rc = list(&a, "cluster.x-k8s.io", "v1beta1", "machines", NULL, &m, e)) == 0) {
+    struct err api = ERR_INIT;
+    if ((rc = admin_open(&a, kubeconfig, data_dir, &api)) == 0) {
+        rc = list(&a, "kfarm.dev", "v1alpha1", "tenants", NULL, &t, &api);
+    }
+    /* Another machine's server, named by its kubeconfig, has no processes here. An API that does not answer is part of the
+     * status: the roles are shown all the same. */
+    if (!*kubeconfig) {
+        roles_rc = status_roles(*data_dir ? data_dir : "/var/lib/kfarm", json_root(t), e);
+    }
+    if (rc == 0 && roles_rc == 0 && (rc = list(&a, "", "v1", "nodes", NULL, &n, &api)) == 0 &&
+        (rc = list(&a, "", "v1", "pods", "labelSelector=kfarm.dev%2Ftenant", &p, &api)) == 0 &&
+        (rc = list(&a, "cluster.x-k8s.io", "v1beta1", "machines", NULL, &m, &api)) == 0) {
         hosts(json_root(n));
         tenants(json_root(t));
         processes(json_root(p));
         machines(json_root(m));
     }
-    admin_close(&a);
-    return rc < 0 ? err_wrap(e, "asking the admin API") : 0;
+    if (a.l) {
+        admin_close(&a);
+    }
+    if (roles_rc < 0) {
+        return roles_rc;
+    }
+    if (rc < 0) {
+        *e = api;
+        return err_wrap(e, "asking the admin API");
+    }
+    return 0;
 }

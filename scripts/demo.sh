@@ -156,23 +156,33 @@ finish
 team get namespaces | quote
 admin get tenants,machines,pods | quote
 
-# node_state NAME: the last milestone that its console and its cluster show.
+# node_state NAME: how far it has come, by what its cluster knows and by what the boot server logged since it was powered on.
+declare -A log_from=() last=()
 node_state() {
     local ready
     ready=$(team get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' 2>/dev/null) || true
-    case $ready in
-    True) echo "$1 is Ready" ;;
-    ?*) echo "$1 joined team-a, not Ready yet" ;;
-    *) scripts/lab.sh serial "$lab" "$1" 2>/dev/null | awk -v n="$1" '
-        { if (/iPXE/) s = "iPXE"; if (/PXE.*IPv4|Start PXE/) s = "UEFI PXE"
-          if (/Linux version|Booting the kernel/) s = "Linux starts"
-          if (/role=agent|stage 1/) s = "kfarm agent, stage 1"; if (/stage 2/) s = "kfarm agent, stage 2" }
-        END { print n ": " (s ? s : "firmware") }' ;;
-    esac
+    if [ "$ready" = True ]; then
+        echo "$1 is Ready"
+        return
+    fi
+    tail -n "+${log_from[$1]}" "$work/server.log" | awk -v name="$1" -v registered="$ready" '
+        index($0 " ", " node=" name " ") || index($0, " node=\"" name "\"") {
+            if (/msg=lease/) s = "got its address"
+            if (/msg="boot script"/) s = "fetched its boot script, loads kernel and initrd"
+            if (/msg="boot document"/) s = "runs kfarm, fetched its boot document"
+            if (/msg=joined/) s = "switched to its root image, proved itself with its ticket"
+        }
+        END { print name " " (registered && s ~ /ticket/ ? "joined, not Ready yet" : s ? s : "is in its firmware") }'
+}
+
+power_on() { # NAME FIRMWARE TAP
+    log_from[$1]=$(($(wc -l <"$work/server.log") + 1))
+    last[$1]=
+    scripts/lab.sh boot "$lab" "$1" "$2" --tap "$3" --mem "$mem" >/dev/null
+    say "$1 is powered on"
 }
 
 # watch_until SECONDS CONDITION NODE…: prints every change of state until the condition holds for all nodes.
-declare -A last=()
 watch_until() {
     local limit=$1 want=$2 started=$SECONDS node state left
     shift 2
@@ -194,8 +204,8 @@ watch_until() {
 }
 
 begin "power on node-1 (BIOS) and node-2 (UEFI), both Ready"
-scripts/lab.sh boot "$lab" node-1 --bios --tap 1 --mem "$mem" >/dev/null
-scripts/lab.sh boot "$lab" node-2 --uefi --tap 2 --mem "$mem" >/dev/null
+power_on node-1 --bios 1
+power_on node-2 --uefi 2
 watch_until 420 " is Ready" node-1 node-2
 finish
 team get nodes -o wide -L topology.kubernetes.io/zone | quote
@@ -257,13 +267,12 @@ admin get pods | quote
 
 begin "failure 2: power cut of node-2, noticed"
 scripts/lab.sh cut "$lab" node-2
-last[node-2]=
 lost_node() { [ "$(team get node node-2 -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')" != True ]; }
 until_true 120 "node-2 to be NotReady" lost_node
 finish
 team get nodes | quote
 begin "node-2 powered on, Ready again"
-scripts/lab.sh boot "$lab" node-2 --uefi --tap 2 --mem "$mem" >/dev/null
+power_on node-2 --uefi 2
 watch_until 420 " is Ready" node-2
 finish
 begin "its pod runs again"

@@ -17,6 +17,10 @@
 
 /* Random numbers */
 #define MBEDTLS_ENTROPY_C
+/* Entropy comes from getrandom(2) through our mbedtls_hardware_poll (internal/hash): a role in an empty root directory has no
+ * /dev/urandom, which mbedTLS would read under musl. */
+#define MBEDTLS_NO_PLATFORM_ENTROPY
+#define MBEDTLS_ENTROPY_HARDWARE_ALT
 #define MBEDTLS_CTR_DRBG_C
 #define MBEDTLS_HMAC_DRBG_C /* deterministic ECDSA */
 

@@ -68,7 +68,7 @@ enum dhcp_opt {
 /* Name and kind; "option" and DHCP_K_BYTES for codes without a row. */
 const char *dhcp_opt_name(uint8_t code, enum dhcp_kind *ret_kind);
 /* Appends the wire form of a value written as text: an address list "10.0.0.1,10.0.0.2", a number, plain text, or hex
- * ("01:0a:ff" or "010aff") for byte options. -ERR_INVALID when it does not suit the option's kind. */
+ * ("01:0a:ff" or "010aff") for byte options and, behind "hex:", for any. -ERR_INVALID when it does not suit the option's kind. */
 NODISCARD int dhcp_opt_from_text(uint8_t code, struct span text, struct buf *ret);
 
 enum { DHCP_HW_MAX = 16, DHCP_FLAG_BROADCAST = 0x8000, DHCP_HEADER = 240 /* up to and with the magic cookie */ };

@@ -63,6 +63,10 @@ int dhcp_opt_from_text(uint8_t code, struct span text, struct buf *ret) {
     enum dhcp_kind kind;
     uint64_t v;
     IGNORE_ERR(dhcp_opt_name(code, &kind) != NULL, "only the kind is wanted");
+    if (span_starts(text, "hex:")) {
+        IGNORE_ERR(span_skip(&text, 4), "just seen");
+        return text_hex(text, ret);
+    }
     switch (kind) {
     case DHCP_K_TEXT:
         return text.n == 0 || span_index(text, 0) >= 0 ? -ERR_INVALID : buf_span(ret, text);

@@ -97,6 +97,14 @@ const struct nb_node *nb_target(const struct netboot *nb, const struct nb_networ
     return n ? n : net ? net->unknown : NULL;
 }
 
+void nb_node_name(const struct nb_node *n, struct dhcp_hw hw, char dst[NB_NODE_NAME]) {
+    char mac[DHCP_HW_STR] = "";
+    if (!n->n_macs) {
+        dhcp_hw_format(hw, 0, mac);
+    }
+    IGNORE_ERR(str_put(dst, NB_NODE_NAME, mac[0] ? "%s-%s" : "%s%s", n->host.name, mac), "fits");
+}
+
 /* ---- DHCP options ---- */
 
 static void add_ips(struct dhcp_opts *o, uint8_t code, const uint32_t *ips, size_t n) {

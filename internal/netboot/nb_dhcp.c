@@ -93,6 +93,15 @@ static void log_bound(struct netboot *nb, const struct dhcp_msg *m, const struct
 
 /* ---- requests ---- */
 
+static bool relay_ok(const struct netboot *nb, uint32_t giaddr) {
+    const struct nb_network *net = nb_plan_network_of(nb->plan, giaddr);
+    bool listed = !net || net->n_relays == 0;
+    for (size_t i = 0; net && i < net->n_relays; i++) {
+        listed |= net->relays[i] == giaddr;
+    }
+    return listed;
+}
+
 static void decide(struct netboot *nb, const struct nb_from *from, bool on_4011, struct span pkt,
                    const struct dhcp_msg *m) {
     uint32_t local = 0;
@@ -103,6 +112,10 @@ static void decide(struct netboot *nb, const struct nb_from *from, bool on_4011,
     }
     if (!net && !unicast) {
         nb->count.dhcp_silent++; /* no declared network on this link */
+        return;
+    }
+    if (m->giaddr && !relay_ok(nb, m->giaddr)) {
+        nb->count.dhcp_silent++;
         return;
     }
     local = unicast ? from->dst_ip : local;

@@ -153,6 +153,9 @@ struct nb_machine *nb_machine_get(struct netboot *nb, struct dhcp_hw hw);
 struct nb_machine *nb_machine_find(struct netboot *nb, struct dhcp_hw hw);
 /* What a machine boots: its node, or the network's catch-all, or NULL. */
 const struct nb_node *nb_target(const struct netboot *nb, const struct nb_network *net, struct dhcp_hw hw);
+/* Its declared name; for a catch-all "<name>-525400770001". */
+enum { NB_NODE_NAME = LIM_DHCP_HOSTNAME + DHCP_HW_STR + 2 };
+void nb_node_name(const struct nb_node *n, struct dhcp_hw hw, char dst[NB_NODE_NAME]);
 void nb_boot_options(void *ctx, const struct dhcp_request *rq, struct dhcp_opts *o, char file[128], uint32_t *siaddr);
 /* Scripts for a machine that asks from peer_ip; `server` is the address in their URLs. */
 int nb_script_ipxe(struct netboot *nb, struct dhcp_hw hw, uint32_t peer_ip, uint32_t server, struct buf *ret);

@@ -63,17 +63,20 @@ static void put_document(struct netboot *nb, struct http_req *r, const struct nb
                          struct nb_machine *m) {
     AUTO(json_docp) struct json_doc *d = NULL;
     AUTO(buf) struct buf text = BUF_INIT(LIM_DOCUMENT), ticket = BUF_INIT(64);
-    char ip[DHCP_IP_STR];
+    char ip[DHCP_IP_STR], name[NB_NODE_NAME];
     struct err e = ERR_INIT;
+    if (n->tenant && !n->document) { /* known, but its API server or CA is not there yet */
+        refuse(r, 503, "the tenant is not ready yet");
+        return;
+    }
     if (json_parse(span_str(n->document ? n->document : "{}"), 0, &d, &e) < 0) {
         refuse(r, 500, "the declared document is damaged");
         return;
     }
     struct json *o = json_root(d);
     dhcp_ip_format(nb_http_local(nb, r), ip);
-    if (n->n_macs) { /* a catch-all has no name of its own */
-        json_set_str(d, o, "hostname", n->host.name);
-    }
+    nb_node_name(n, m->hw, name);
+    json_set_str(d, o, "hostname", name);
     if (n->image && n->image->root) {
         struct json *im = json_need_obj(d, o, "image");
         json_set(d, im, "url",
@@ -98,7 +101,7 @@ static void put_document(struct netboot *nb, struct http_req *r, const struct nb
     static const struct http_header fresh[] = {{SPAN_LIT("cache-control"), SPAN_LIT("no-store")}};
     http_respond(r, 200, "application/json", fresh, ARRAY_LEN(fresh), buf_view(&text));
     secret_wipe(text.p, text.n);
-    LOG_INFO("netboot", "boot document", F_STR("node", n->host.name),
+    LOG_INFO("netboot", "boot document", F_STR("node", name),
              F_STR("tenant", n->tenant ? n->tenant : ""));
 }
 
@@ -115,8 +118,11 @@ static void on_boot(struct netboot *nb, struct http_req *r, const struct json *b
     }
     const struct nb_node *n = nb_target(nb, nb_plan_network_of(nb->plan, ip), hw);
     struct nb_machine *m = nb_machine_find(nb, hw);
+    const struct nb_network *net = nb_plan_network_of(nb->plan, ip);
     if (!n) {
         refuse(r, 404, "not declared");
+    } else if (net && net->needs_approval && !n->approved) {
+        refuse(r, 503, "waits for approval: set spec.approved of its Host");
     } else if (!m || !m->script_ns ||
                loop_now(nb->l) - m->script_ns > NB_BOOT_WINDOW_S * NS_PER_S) {
         refuse_loud(nb, r, "this machine did not fetch its boot script within the boot window");
@@ -131,7 +137,7 @@ static void on_boot(struct netboot *nb, struct http_req *r, const struct json *b
 struct join {
     struct netboot *nb;
     struct http_req *r; /* NULL: gone */
-    char name[LIM_DHCP_HOSTNAME + 1];
+    char name[NB_NODE_NAME];
 };
 
 static void join_closed(struct http_req *r, bool complete, void *ctx) {
@@ -209,7 +215,7 @@ static void on_join(struct netboot *nb, struct http_req *r, const struct json *b
         refuse_loud(nb, r, why);
         return;
     }
-    if (!n || !n->tenant_uid || !n->n_macs) {
+    if (!n || !n->tenant_uid) {
         refuse_loud(nb, r, "this machine belongs to no tenant (any more)");
         return;
     }
@@ -217,13 +223,15 @@ static void on_join(struct netboot *nb, struct http_req *r, const struct json *b
         refuse(r, 503, "this server has no keys: it was not started by kfarm server");
         return;
     }
-    AUTO_FREE char *cn = str_fmt("system:bootstrap:%s", n->host.name);
+    char name[NB_NODE_NAME];
+    nb_node_name(n, m->hw, name);
+    AUTO_FREE char *cn = str_fmt("system:bootstrap:%s", name);
     const struct key_req rq = {
         .scope = n->tenant_uid, .profile = KEY_BOOTSTRAP_NODE, .cn = cn, .csr_pem = csr};
     struct join *j = new_zero(struct join);
     j->nb = nb;
     j->r = r;
-    IGNORE_ERR(str_put(j->name, sizeof(j->name), "%s", n->host.name), "for logs");
+    memcpy(j->name, name, sizeof(j->name));
     http_req_on_close(r, join_closed, j);
     keyclient_issue(nb->o.keys, &rq, issued, j);
 }

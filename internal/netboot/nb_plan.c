@@ -13,7 +13,6 @@ void nb_plan_free(struct nb_plan *p) {
     if (p) {
         map_fini(&p->by_hw);
         map_fini(&p->by_ip);
-        map_fini(&p->by_name);
         map_fini(&p->image_by_name);
         free(p->networks);
         free(p->nodes);

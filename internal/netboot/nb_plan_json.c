@@ -114,8 +114,9 @@ static int get_options(struct arena *tmp, const struct json *obj, struct nb_opti
     return 0;
 }
 
-static int read_image(struct nb_plan *p, const struct json *v, const struct where *w,
-                      struct err *e) {
+static int read_image(struct nb_plan *p, struct arena *tmp, const struct json *v,
+                      const struct where *w, struct err *e) {
+    (void)tmp;
     static const char *const known[] = {"name",       "kernel",   "initrd", "root",
                                         "rootDigest", "rootSize", "args",   NULL};
     struct nb_image im = {0};
@@ -164,12 +165,14 @@ static int read_target(struct nb_plan *p, struct arena *tmp, const struct json *
 
 static int read_node(struct nb_plan *p, struct arena *tmp, const struct json *v,
                      const struct where *w, struct err *e) {
-    static const char *const known[] = {"name",   "macs",    "ip",         "image",    "args",
-                                        "tenant", "options", "reloadIPXE", "document", NULL};
+    static const char *const known[] = {"name",     "macs",     "ip",      "image",
+                                        "args",     "tenant",   "options", "reloadIPXE",
+                                        "document", "approved", NULL};
     struct nb_node n = {0};
     int rc = check_members(v, known, w, e);
     if (rc < 0 || (rc = get_str(v, "name", &n.host.name, w, e)) < 0 ||
-        (rc = get_ip(v, "ip", &n.host.ip, w, e)) < 0) {
+        (rc = get_ip(v, "ip", &n.host.ip, w, e)) < 0 ||
+        (rc = get_bool(v, "approved", &n.approved, w, e)) < 0) {
         return rc;
     }
     JSON_EACH(it, mac, json_get(v, "macs")) {
@@ -200,11 +203,13 @@ static int read_network(struct nb_plan *p, struct arena *tmp, const struct json 
                                         "nextServer",
                                         "reloadIPXE",
                                         "catchAll",
+                                        "relays",
+                                        "trust",
                                         NULL};
-    static const char *const known_unknown[] = {"image",   "args",     "tenant",
+    static const char *const known_unknown[] = {"name",    "image",    "args", "tenant",
                                                 "options", "document", NULL};
     struct nb_network n;
-    const char *ra = NULL;
+    const char *ra = NULL, *trust = NULL;
     uint32_t mtu = 0;
     nb_network_init(&n);
     int rc = check_members(v, known, w, e);
@@ -226,6 +231,8 @@ static int read_network(struct nb_plan *p, struct arena *tmp, const struct json 
         (rc = get_bool(v, "probe", &n.subnet.probe, w, e)) < 0 ||
         (rc = get_bool(v, "reloadIPXE", &n.reload_ipxe, w, e)) < 0 ||
         (rc = get_str(v, "routerAdvertisements", &ra, w, e)) < 0 ||
+        (rc = get_str(v, "trust", &trust, w, e)) < 0 ||
+        (rc = get_ips(v, "relays", n.relays, ARRAY_LEN(n.relays), &n.n_relays, w, e)) < 0 ||
         (rc = get_options(tmp, v, n.options, &n.n_options, w, e)) < 0) {
         return rc;
     }
@@ -234,9 +241,14 @@ static int read_network(struct nb_plan *p, struct arena *tmp, const struct json 
         return bad(w, "routerAdvertisements", "neither quiet nor off", e);
     }
     n.ra = str_eq(ra, "off") ? NB_RA_OFF : NB_RA_QUIET;
-    struct nb_node unknown = {.host = {.name = "unknown"}};
+    if (trust && !str_eq(trust, "mac") && !str_eq(trust, "approve")) {
+        return bad(w, "trust", "neither mac nor approve", e);
+    }
+    n.needs_approval = str_eq(trust, "approve");
+    struct nb_node unknown = {.host = {.name = "node"}};
     if (catch_all) {
         if ((rc = check_members(catch_all, known_unknown, w, e)) < 0 ||
+            (rc = get_str(catch_all, "name", &unknown.host.name, w, e)) < 0 ||
             (rc = read_target(p, tmp, catch_all, &unknown, w, e)) < 0) {
             return rc;
         }
@@ -245,20 +257,37 @@ static int read_network(struct nb_plan *p, struct arena *tmp, const struct json 
     return nb_plan_add_network(p, &n, e);
 }
 
-static int read_plan(struct nb_plan *p, struct arena *tmp, const struct json *root, struct err *e) {
-    static const char *const known[] = {"images", "networks", "nodes", NULL};
+int nb_plan_add_json(struct nb_plan *p, const char *list, size_t i, const struct json *v,
+                     struct err *e) {
+    static const struct {
+        const char *list;
+        int (*read)(struct nb_plan *p, struct arena *tmp, const struct json *v,
+                    const struct where *w, struct err *e);
+    } lists[] = {{"images", read_image}, {"networks", read_network}, {"nodes", read_node}};
+    const struct where w = {list, i};
+    for (size_t k = 0; k < ARRAY_LEN(lists); k++) {
+        if (str_eq(list, lists[k].list)) {
+            struct arena tmp = ARENA_INIT(LIM_NB_PLAN_BYTES);
+            int rc = lists[k].read(p, &tmp, v, &w, e);
+            arena_fini(&tmp);
+            return rc;
+        }
+    }
+    return err_set(e, ERR_INVALID, "%s: unknown list", list);
+}
+
+static int read_plan(struct nb_plan *p, const struct json *root, struct err *e) {
+    static const char *const known[] = {"images", "networks", "nodes",
+                                        NULL}; /* in the order of their references */
     const struct where top = {"plan", 0};
     int rc = check_members(root, known, &top, e);
     for (size_t k = 0; rc >= 0 && known[k]; k++) {
-        struct where w = {known[k], 0};
+        size_t i = 0;
         JSON_EACH(it, v, json_get(root, known[k])) {
-            rc = k == 0   ? read_image(p, v, &w, e)
-                 : k == 1 ? read_network(p, tmp, v, &w, e)
-                          : read_node(p, tmp, v, &w, e);
+            rc = nb_plan_add_json(p, known[k], i++, v, e);
             if (rc < 0) {
                 break;
             }
-            w.i++;
         }
     }
     return rc;
@@ -266,14 +295,12 @@ static int read_plan(struct nb_plan *p, struct arena *tmp, const struct json *ro
 
 int nb_plan_from_json(struct span text, struct nb_plan **ret, struct err *e) {
     AUTO(json_docp) struct json_doc *doc = NULL;
-    struct arena tmp = ARENA_INIT(LIM_NB_PLAN_BYTES);
     int rc = json_parse(text, 0, &doc, e);
     if (rc < 0) {
         return err_wrap(e, "plan");
     }
     struct nb_plan *p = nb_plan_new();
-    rc = read_plan(p, &tmp, json_root(doc), e);
-    arena_fini(&tmp);
+    rc = read_plan(p, json_root(doc), e);
     if (rc < 0) {
         nb_plan_free(p);
         return rc;

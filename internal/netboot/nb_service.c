@@ -77,7 +77,7 @@ static int open_dir(const char *path, int *ret, struct err *e) {
 static int start_all(struct netboot *nb, struct err *e) {
     int rc = nb_ifaces_find(nb, e);
     if (rc >= 0 && nb->n_ifaces == 0) {
-        rc = err_set(e, ERR_INVALID, "no interface to serve: none is up with an IPv4 address");
+        LOG_WARN("netboot", "no interface is up with an IPv4 address: nothing to serve");
     }
     if (rc < 0 || (rc = open_dir(nb->o.boot_dir, &nb->boot_fd, e)) < 0 ||
         (rc = open_dir(nb->o.image_dir, &nb->image_fd, e)) < 0) {

@@ -58,6 +58,7 @@ struct nb_node {
     struct nb_option options[LIM_NB_OPTIONS];
     size_t n_options;
     bool reload_ipxe;      /* replace an iPXE found in ROM by ours */
+    bool approved;         /* by a person; matters where the network demands it */
     const char *document;  /* JSON object: the boot document without what is made per boot */
 };
 
@@ -71,8 +72,10 @@ struct nb_network {
     uint16_t mtu;
     struct nb_option options[LIM_NB_OPTIONS];
     size_t n_options;
+    uint32_t relays[8];    /* the only ones that may forward; none: any */
+    size_t n_relays;
     enum nb_ra ra;
-    bool reload_ipxe;
+    bool reload_ipxe, needs_approval;
     struct nb_node *unknown; /* what machines boot that nobody declared (catch-all); NULL: they get an address only */
 };
 
@@ -84,7 +87,7 @@ struct nb_plan {
     size_t n_nodes;
     struct nb_image **images;
     size_t n_images;
-    struct map by_hw, by_ip, by_name, image_by_name; /* names of nodes: "tenant namespace/tenant/name" */
+    struct map by_hw, by_ip, image_by_name;
 };
 
 struct nb_plan *nb_plan_new(void);
@@ -100,6 +103,8 @@ const struct nb_node *nb_plan_node_by_ip(const struct nb_plan *p, uint32_t ip);
 const struct nb_network *nb_plan_network_of(const struct nb_plan *p, uint32_t ip);
 /* Defaults of a network: lease 10 min, offer 60 s, quarantine 1 h, probing on. */
 void nb_network_init(struct nb_network *n);
+/* Adds one member of a list ("images", "networks" or "nodes") of the JSON form; i is for messages. */
+NODISCARD int nb_plan_add_json(struct nb_plan *p, const char *list, size_t i, const struct json *v, struct err *e);
 /* From a JSON document (docs/netboot.md): the whole plan, or the reason why not. */
 NODISCARD int nb_plan_from_json(struct span text, struct nb_plan **ret, struct err *e);
 
@@ -128,5 +133,14 @@ const struct nb_plan *netboot_plan(const struct netboot *nb);
 /* Counters and leases as one JSON object (status, metrics). */
 int netboot_status(struct netboot *nb, struct buf *ret);
 void netboot_free(struct netboot *nb); /* waits for the lease file */
+
+/* Keeps the plan in line with the Networks, Tenants, Hosts and images of an admin cluster. The last plan is kept in
+ * plan.json of the data directory, from which netboot answers when it starts before the API server does. What cannot be
+ * served (a MAC address declared twice, …) is left out, with a log line and an event on its object. */
+struct kclient;
+struct netboot_kube;
+NODISCARD int netboot_kube_start(struct netboot *nb, struct kclient *admin, struct keyclient *keys, struct netboot_kube **ret,
+                                 struct err *e);
+void netboot_kube_stop(struct netboot_kube *k); /* before netboot_free */
 
 #endif

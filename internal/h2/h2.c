@@ -8,7 +8,7 @@ struct h2 {
     nghttp2_session *s;
     struct h2_cb cb;
     void *ctx;
-    bool is_server, goaway_seen;
+    bool is_server, goaway_seen, settings_seen;
     /* header list being received: HEADERS and CONTINUATION of two streams never mix */
     struct buf text;
     struct h2_header *fields; /* LIM_H2_FIELDS, only while a list is being received */
@@ -86,6 +86,7 @@ static int on_frame(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
     } else if (f->hd.type == NGHTTP2_GOAWAY) {
         h->goaway_seen = true;
     } else if (f->hd.type != NGHTTP2_DATA) {
+        h->settings_seen |= f->hd.type == NGHTTP2_SETTINGS;
         return 0;
     }
     if (f->hd.type != NGHTTP2_GOAWAY && (f->hd.flags & NGHTTP2_FLAG_END_STREAM)) {
@@ -292,6 +293,10 @@ void h2_goaway(struct h2 *h) {
 
 uint32_t h2_peer_max_streams(const struct h2 *h) {
     return nghttp2_session_get_remote_settings(h->s, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
+}
+
+bool h2_is_ready(const struct h2 *h) {
+    return h->settings_seen;
 }
 
 bool h2_can_request(const struct h2 *h) {

@@ -64,7 +64,8 @@ void h2_consumed(struct h2 *h, int32_t sid, size_t n);
 void h2_set_ctx(struct h2 *h, int32_t sid, void *stream_ctx);
 void *h2_ctx(struct h2 *h, int32_t sid);
 void h2_goaway(struct h2 *h);                      /* no new streams; the open ones go on */
-uint32_t h2_peer_max_streams(const struct h2 *h); /* that we may open */
+uint32_t h2_peer_max_streams(const struct h2 *h); /* that we may open; 100 until it has said so */
+bool h2_is_ready(const struct h2 *h);             /* the peer's settings have come */
 bool h2_can_request(const struct h2 *h);           /* not after a GOAWAY of either side */
 
 #endif

@@ -199,9 +199,9 @@ int http1_feed(struct http1 *p, struct span *in, const char **why) {
         IGNORE_ERR(span_skip(in, used), "llhttp stops inside its input");
         p->in_message = false;
         p->complete = true;
-        return m == HPE_PAUSED ? HTTP1_MESSAGE : HTTP1_UPGRADED;
+        return p->upgrade && p->ll.type == HTTP_RESPONSE ? HTTP1_UPGRADED : HTTP1_MESSAGE;
     }
-    if (m != HPE_USER || !p->rc) {
+    if (!p->rc) { /* not a callback of ours that stopped it */
         p->rc = -ERR_INVALID;
         p->why = llhttp_get_error_reason(&p->ll);
     }

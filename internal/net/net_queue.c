@@ -73,6 +73,16 @@ void net_queue_file(struct net_queue *q, int own_fd, uint64_t offset, uint64_t n
     q->bytes += n;
 }
 
+void net_queue_move(struct net_queue *q, struct net_queue *from) {
+    while (!list_empty(&from->chunks)) {
+        struct list *c = from->chunks.next;
+        list_del(c);
+        list_add_tail(&q->chunks, c);
+    }
+    q->bytes += from->bytes;
+    from->bytes = 0;
+}
+
 struct span net_chunk_mem(const struct net_chunk *c) {
     return c->own ? span_of((const uint8_t *)c->own + c->at, c->own_n - c->at)
                   : span_of(c->data + c->at, c->end - c->at);

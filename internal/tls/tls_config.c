@@ -143,10 +143,10 @@ void tls_state_unref(struct tls_state *s) {
 }
 
 static int configure(struct tls_state *s, enum tls_alpn alpn, struct err *e) {
-    static const char *alpn_any[] = {"h2", "http/1.1", NULL};
-    static const char *alpn_h1[] = {"http/1.1", NULL};
-    static const char *alpn_h2[] = {"h2", NULL};
-    static const char **const by_kind[] = {alpn_any, alpn_h1, alpn_h2};
+    static const char *const alpn_any[] = {"h2", "http/1.1", NULL};
+    static const char *const alpn_h1[] = {"http/1.1", NULL};
+    static const char *const alpn_h2[] = {"h2", NULL};
+    static const char *const *const by_kind[] = {alpn_any, alpn_h1, alpn_h2};
     static const int by_auth[] = {MBEDTLS_SSL_VERIFY_NONE, MBEDTLS_SSL_VERIFY_OPTIONAL,
                                   MBEDTLS_SSL_VERIFY_REQUIRED};
     mbedtls_ssl_config *conf = &s->conf[alpn];
@@ -158,7 +158,8 @@ static int configure(struct tls_state *s, enum tls_alpn alpn, struct err *e) {
     }
     mbedtls_ssl_conf_rng(conf, tls_rng, NULL);
     mbedtls_ssl_conf_min_tls_version(conf, MBEDTLS_SSL_VERSION_TLS1_2);
-    IGNORE_ERR(mbedtls_ssl_conf_alpn_protocols(conf, by_kind[alpn]), "constant names");
+    IGNORE_ERR(mbedtls_ssl_conf_alpn_protocols(conf, (const char **)(uintptr_t)by_kind[alpn]),
+               "constant names, which mbedTLS only reads");
     if (s->has_ca) {
         mbedtls_ssl_conf_ca_chain(conf, &s->ca, NULL);
     }
@@ -166,7 +167,9 @@ static int configure(struct tls_state *s, enum tls_alpn alpn, struct err *e) {
         m = mbedtls_ssl_conf_own_cert(conf, &s->pairs->crt, &s->pairs->key);
     }
     if (!s->is_server) {
+        /* "required" insists on a CA; with a pin alone the verify callback does the refusing */
         mbedtls_ssl_conf_authmode(conf, s->insecure ? MBEDTLS_SSL_VERIFY_NONE
+                                        : s->pinned ? MBEDTLS_SSL_VERIFY_OPTIONAL
                                                     : MBEDTLS_SSL_VERIFY_REQUIRED);
         mbedtls_ssl_conf_session_tickets(conf, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
     } else {

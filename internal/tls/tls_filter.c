@@ -95,7 +95,7 @@ static int on_verify(void *ctx, mbedtls_x509_crt *c, int depth, uint32_t *flags)
         }
     }
     t->flags |= *flags;
-    return 0;
+    return s->pinned && depth == 0 && t->flags ? MBEDTLS_ERR_X509_FATAL_ERROR : 0;
 }
 
 static const char *why_bad(uint32_t flags) {

@@ -77,8 +77,7 @@ void cri_call(struct kubelet_cri *c, const char *service, const char *method,
               const struct json *req, uint64_t timeout_ns, cri_cb *done, void *ctx) {
     struct call *k = new_zero(struct call);
     AUTO(buf)
-    struct buf message = BUF_INIT(LIM_GRPC_MESSAGE),
-               body = BUF_INIT(LIM_GRPC_MESSAGE + 16);
+    struct buf message = BUF_INIT(LIM_GRPC_MESSAGE), body = BUF_INIT(LIM_GRPC_MESSAGE + 16);
     char target[160], type[96];
     k->c = c;
     k->method = str_dup(method);

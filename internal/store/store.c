@@ -118,12 +118,20 @@ static int load(struct store *s, struct err *e) {
     return lease_load(s, e);
 }
 
+/* SQLite knows files by path only. A role in a root directory of its own has no /proc, but works in its directory. */
+static char *db_path(int dirfd, const char *name) {
+    struct stat dir, cwd;
+    bool here = fstat(dirfd, &dir) == 0 && stat(".", &cwd) == 0 && dir.st_dev == cwd.st_dev &&
+                dir.st_ino == cwd.st_ino;
+    return here ? str_dup(name) : str_fmt("/proc/self/fd/%d/%s", dirfd, name);
+}
+
 static int open_all(struct store *s, const char *name, const char *base_vfs, struct err *e) {
     int rc = lock_and_create(s, name, e);
     if (rc < 0 || (rc = vfs_make(s, base_vfs, e)) < 0) {
         return rc;
     }
-    s->path = str_fmt("/proc/self/fd/%d/%s", s->dirfd, name);
+    s->path = db_path(s->dirfd, name);
     struct db_opts o = {s->vfs_name, s->path, true, s->o.cache_bytes};
     if ((rc = db_open(&s->wr.db, &o, e)) < 0 || (rc = db_schema(&s->wr.db, e)) < 0 ||
         (rc = db_open(&s->rd, &o, e)) < 0) {

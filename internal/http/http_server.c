@@ -179,7 +179,7 @@ static void st_fail(struct net_stream *st, int rc, const struct err *e, void *ct
     if (c->state == C_OPENING && rc != -ERR_UNAVAILABLE) {
         LOG_DEBUG("http", "handshake failed", F_STR("server", c->s->name), F_ERR(e));
     }
-    hconn_end(c, false);
+    hconn_end(c, c->state == C_OPENING && rc == -ERR_UNAUTHENTICATED);
 }
 
 static const struct net_cb stream_cb = {st_open, st_readable, st_drain, st_fail};

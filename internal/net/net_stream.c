@@ -282,6 +282,12 @@ static void advance_handshake(struct net_stream *s) {
     int rc = s->f->ops->handshake(s->f, s->io.fd, &s->filter_want, &e);
     if (rc == 0) {
         open_now(s);
+    } else if (rc == -ERR_UNAUTHENTICATED) {
+        /* The filter has said why. The stream stays in the loop, so that net_finish can let the peer read it: closing
+         * with unread input would reset the connection and lose the message. */
+        s->st = S_OPEN;
+        s->want_read = false;
+        s->cb->on_fail(s, rc, &e, s->ctx);
     } else if (rc != -ERR_AGAIN) {
         fail(s, rc, &e);
     }

@@ -147,8 +147,6 @@ static int configure(struct tls_state *s, enum tls_alpn alpn, struct err *e) {
     static const char *const alpn_h1[] = {"http/1.1", NULL};
     static const char *const alpn_h2[] = {"h2", NULL};
     static const char *const *const by_kind[] = {alpn_any, alpn_h1, alpn_h2};
-    static const int by_auth[] = {MBEDTLS_SSL_VERIFY_NONE, MBEDTLS_SSL_VERIFY_OPTIONAL,
-                                  MBEDTLS_SSL_VERIFY_REQUIRED};
     mbedtls_ssl_config *conf = &s->conf[alpn];
     int m = mbedtls_ssl_config_defaults(
         conf, s->is_server ? MBEDTLS_SSL_IS_SERVER : MBEDTLS_SSL_IS_CLIENT,
@@ -173,7 +171,8 @@ static int configure(struct tls_state *s, enum tls_alpn alpn, struct err *e) {
                                                     : MBEDTLS_SSL_VERIFY_REQUIRED);
         mbedtls_ssl_conf_session_tickets(conf, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
     } else {
-        mbedtls_ssl_conf_authmode(conf, by_auth[s->auth]);
+        mbedtls_ssl_conf_authmode(conf, s->auth == TLS_CLIENT_NONE ? MBEDTLS_SSL_VERIFY_NONE
+                                                                   : MBEDTLS_SSL_VERIFY_OPTIONAL);
         mbedtls_ssl_conf_sni(conf, tls_on_sni, s);
         if (s->has_tickets) {
             mbedtls_ssl_conf_session_tickets_cb(conf, mbedtls_ssl_ticket_write,

@@ -73,9 +73,7 @@ static int on_verify(void *ctx, mbedtls_x509_crt *c, int depth, uint32_t *flags)
     struct tls_filter *t = ctx;
     const struct tls_state *s = t->state;
     if (s->is_server) {
-        t->flags |= *flags;
-        /* An optional certificate may be missing, not wrong: any error ends the handshake. */
-        return *flags ? MBEDTLS_ERR_X509_FATAL_ERROR : 0;
+        return 0; /* judged by read_peer */
     }
     if (t->ip.n && depth == 0 && !names_ip(c, t->ip)) {
         *flags |= MBEDTLS_X509_BADCERT_CN_MISMATCH;
@@ -103,6 +101,7 @@ static const char *why_bad(uint32_t flags) {
            : flags & MBEDTLS_X509_BADCERT_EXPIRED     ? "has expired"
            : flags & MBEDTLS_X509_BADCERT_FUTURE      ? "is not valid yet (is the clock right?)"
            : flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED ? "is not signed by a trusted CA"
+           : flags & MBEDTLS_X509_BADCERT_MISSING     ? "is missing"
            : flags & (MBEDTLS_X509_BADCERT_KEY_USAGE | MBEDTLS_X509_BADCERT_EXT_KEY_USAGE)
                ? "is not meant for this use"
                : "is not acceptable";
@@ -130,17 +129,34 @@ static int judge(struct tls_filter *t, int m, uint32_t *want, const char *doing,
                     doing);
 }
 
+/* A client's certificate is refused here, behind the handshake: in the middle of one of TLS 1.3, mbedTLS would send its
+ * alert under keys that the client has left already, and people would read "bad record MAC". */
+static int refuse(struct tls_filter *t, uint32_t flags, struct err *e) {
+    unsigned char alert =
+        flags & MBEDTLS_X509_BADCERT_EXPIRED       ? MBEDTLS_SSL_ALERT_MSG_CERT_EXPIRED
+        : flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED ? MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA
+        : flags & MBEDTLS_X509_BADCERT_MISSING     ? MBEDTLS_SSL_ALERT_MSG_CERT_REQUIRED
+                                                   : MBEDTLS_SSL_ALERT_MSG_BAD_CERT;
+    t->is_open = false;
+    t->flags = flags;
+    IGNORE_ERR(mbedtls_ssl_send_alert_message(&t->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert),
+               "the connection ends anyway");
+    return judge(t, MBEDTLS_ERR_X509_CERT_VERIFY_FAILED, NULL, "TLS handshake", e);
+}
+
 static int read_peer(struct tls_filter *t, struct err *e) {
     const mbedtls_x509_crt *c = mbedtls_ssl_get_peer_cert(&t->ssl);
     t->peer.sni = t->sni;
     t->peer.cn = "";
+    if (!c && t->state->is_server && t->state->auth == TLS_CLIENT_REQUIRED) {
+        return refuse(t, MBEDTLS_X509_BADCERT_MISSING, e);
+    }
     if (!c || t->state->insecure) {
         return 0;
     }
     uint32_t bad = mbedtls_ssl_get_verify_result(&t->ssl);
     if (bad) {
-        t->flags = bad;
-        return judge(t, MBEDTLS_ERR_X509_CERT_VERIFY_FAILED, NULL, "TLS handshake", e);
+        return refuse(t, bad, e);
     }
     if (!t->state->is_server) {
         return 0;

@@ -9,6 +9,7 @@ CMD(server)
 CMD(front)
 CMD(keyd)
 CMD(version)
+CMD(store)
 #undef CMD
 
 const struct cmd cmd_table[] = {
@@ -20,6 +21,7 @@ const struct cmd cmd_table[] = {
     {"version", "", "print the version", cmd_version, 0},
     {"front", "", "one port for the API of every cluster", cmd_front, CMD_ROLE},
     {"keyd", "", "holds the private keys and signs", cmd_keyd, CMD_ROLE},
+    {"store", "", "the etcd-compatible store as a process of its own", cmd_store, 0},
     {NULL, NULL, NULL, NULL, 0},
 };
 

@@ -10,8 +10,35 @@ int grpc_frame(struct buf *b, struct span message) {
     return buf_span(b, message);
 }
 
+size_t grpc_begin(struct buf *b) {
+    buf_zero(b, PREFIX);
+    return b->n;
+}
+
+void grpc_end(struct buf *b, size_t mark) {
+    if (buf_ok(b) < 0) {
+        return;
+    }
+    size_t n = b->n - mark;
+    for (size_t i = 0; i < 4; i++) {
+        b->p[mark - 4 + i] = (uint8_t)(n >> (24 - 8 * i));
+    }
+}
+
+int grpc_message(struct buf *b, struct span text) {
+    for (size_t i = 0; i < text.n; i++) {
+        uint8_t c = text.p[i];
+        if (c >= 0x20 && c < 0x7f && c != '%') {
+            buf_u8(b, c);
+        } else {
+            buf_fmt(b, "%%%02X", c);
+        }
+    }
+    return buf_ok(b);
+}
+
 void grpc_reader_init(struct grpc_reader *r) {
-    *r = (struct grpc_reader){BUF_INIT(LIM_GRPC_MESSAGE + PREFIX + 65536), 0};
+    *r = (struct grpc_reader){BUF_INIT(LIM_GRPC_MESSAGE + PREFIX + 65536), 0, LIM_GRPC_MESSAGE};
 }
 
 void grpc_reader_fini(struct grpc_reader *r) {
@@ -36,7 +63,7 @@ int grpc_next(struct grpc_reader *r, struct span *ret) {
     if (compressed) {
         return -ERR_INVALID;
     }
-    if (n > LIM_GRPC_MESSAGE) {
+    if (n > r->max) {
         return -ERR_LIMIT;
     }
     if (span_take(&s, n, ret) < 0) {

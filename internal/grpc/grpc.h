@@ -13,10 +13,15 @@ enum { LIM_GRPC_MESSAGE = 16 << 20 };
 
 /* Appends prefix and message. */
 int grpc_frame(struct buf *b, struct span message);
+/* The same for a message that is appended between the two calls. */
+size_t grpc_begin(struct buf *b);
+void grpc_end(struct buf *b, size_t mark);
+/* A status text for grpc-message, percent-encoded. */
+int grpc_message(struct buf *b, struct span text);
 
 struct grpc_reader {
     struct buf in;
-    size_t taken;
+    size_t taken, max; /* max: of a message; may be lowered after init */
 };
 void grpc_reader_init(struct grpc_reader *r);
 void grpc_reader_fini(struct grpc_reader *r);

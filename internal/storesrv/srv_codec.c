@@ -1,0 +1,258 @@
+/* etcd's request and response messages; field numbers as in etcdserverpb. */
+#include "internal/storesrv/srv_int.h"
+
+int dec_bad(struct err *e) {
+    return err_set(e, ERR_INVALID, "malformed message");
+}
+
+void enc_header(struct buf *b, uint32_t no, const struct storesrv *v, int64_t rev) {
+    size_t m = wire_begin(b, no);
+    wire_u64(b, 1, v->cluster_id);
+    wire_u64(b, 2, v->member_id);
+    wire_i64(b, 3, rev);
+    wire_u64(b, 4, RAFT_TERM);
+    wire_end(b, m);
+}
+
+/* Inside a transaction etcd's headers carry the revision only. */
+static void inner_header(struct buf *b, const struct storesrv *v, int64_t rev, bool inner) {
+    if (!inner) {
+        enc_header(b, 1, v, rev);
+        return;
+    }
+    size_t m = wire_begin(b, 1);
+    wire_i64(b, 3, rev);
+    wire_end(b, m);
+}
+
+static size_t i64_len(int64_t v) {
+    return v ? 1 + wire_varint_len((uint64_t)v) : 0;
+}
+static size_t bytes_len(struct span s) {
+    return s.n ? 1 + wire_varint_len(s.n) + s.n : 0;
+}
+
+void enc_kv(struct buf *b, uint32_t no, const struct store_kv *kv) {
+    size_t n = bytes_len(kv->key) + i64_len(kv->create_rev) + i64_len(kv->mod_rev) +
+               i64_len(kv->version) + bytes_len(kv->value) + i64_len(kv->lease);
+    buf_varint(b, (uint64_t)no << 3 | WIRE_BYTES);
+    buf_varint(b, n);
+    wire_bytes(b, 1, kv->key);
+    wire_i64(b, 2, kv->create_rev);
+    wire_i64(b, 3, kv->mod_rev);
+    wire_i64(b, 4, kv->version);
+    wire_bytes(b, 5, kv->value);
+    wire_i64(b, 6, kv->lease);
+}
+
+/* ---- requests ---- */
+
+int dec_range(struct span m, struct store_range_req *q, bool *ret_serializable, struct err *e) {
+    struct wire_field f;
+    int rc;
+    *q = (struct store_range_req){0};
+    while ((rc = wire_next(&m, &f)) > 0) {
+        switch (f.no) {
+        case 1: q->key = f.bytes; break;
+        case 2: q->end = f.bytes; break;
+        case 3: q->limit = (int64_t)f.v; break;
+        case 4: q->rev = (int64_t)f.v; break;
+        case 5:
+        case 6:
+            if (f.v > (f.no == 5 ? 2 : 4)) {
+                int bad = err_set(e, ERR_INVALID, "etcdserver: invalid sort option");
+                return bad;
+            }
+            if (f.no == 5) {
+                q->order = (enum store_order)f.v;
+            } else {
+                q->by = (enum store_by)f.v;
+            }
+            break;
+        case 7: *ret_serializable = f.v != 0; break;
+        case 8: q->keys_only = f.v != 0; break;
+        case 9: q->count_only = f.v != 0; break;
+        case 10: q->min_mod = (int64_t)f.v; break;
+        case 11: q->max_mod = (int64_t)f.v; break;
+        case 12: q->min_create = (int64_t)f.v; break;
+        case 13: q->max_create = (int64_t)f.v; break;
+        default: break;
+        }
+    }
+    return rc < 0 ? dec_bad(e) : 0;
+}
+
+int dec_put(struct span m, struct store_put *p, struct err *e) {
+    struct wire_field f;
+    int rc;
+    *p = (struct store_put){0};
+    while ((rc = wire_next(&m, &f)) > 0) {
+        switch (f.no) {
+        case 1: p->key = f.bytes; break;
+        case 2: p->value = f.bytes; break;
+        case 3: p->lease = (int64_t)f.v; break;
+        case 4: p->prev_kv = f.v != 0; break;
+        case 5: p->ignore_value = f.v != 0; break;
+        case 6: p->ignore_lease = f.v != 0; break;
+        default: break;
+        }
+    }
+    return rc < 0 ? dec_bad(e) : 0;
+}
+
+int dec_delete(struct span m, struct store_del *d, struct err *e) {
+    struct wire_field f;
+    int rc;
+    *d = (struct store_del){0};
+    while ((rc = wire_next(&m, &f)) > 0) {
+        switch (f.no) {
+        case 1: d->key = f.bytes; break;
+        case 2: d->end = f.bytes; break;
+        case 3: d->prev_kv = f.v != 0; break;
+        default: break;
+        }
+    }
+    return rc < 0 ? dec_bad(e) : 0;
+}
+
+static int dec_compare(struct span m, struct store_txn *t, struct store_body *b, struct err *e) {
+    struct wire_field f;
+    int rc;
+    struct store_cmp c = {0};
+    while ((rc = wire_next(&m, &f)) > 0) {
+        switch (f.no) {
+        case 1: c.result = (enum store_result)(f.v > 3 ? 0 : f.v); break;
+        case 2: c.target = (enum store_target)(f.v > 4 ? 0 : f.v); break;
+        case 3: c.key = store_txn_copy(t, f.bytes); break;
+        case 4:
+        case 5:
+        case 6:
+        case 8: c.num = (int64_t)f.v; break;
+        case 7: c.value = store_txn_copy(t, f.bytes); break;
+        case 64: c.end = store_txn_copy(t, f.bytes); break;
+        default: break;
+        }
+    }
+    if (rc < 0) {
+        return dec_bad(e);
+    }
+    *store_txn_cmp(t, b, c.target, c.result, SPAN_EMPTY, 0) = c;
+    return 0;
+}
+
+static int dec_op(struct span m, struct store_txn *t, struct store_ops *ops, unsigned depth,
+                  struct err *e) {
+    struct wire_field f, last = {0};
+    int rc;
+    while ((rc = wire_next(&m, &f)) > 0) {
+        if (f.no >= 1 && f.no <= 4 && f.wire == WIRE_BYTES) {
+            last = f;
+        }
+    }
+    if (rc < 0) {
+        return dec_bad(e);
+    }
+    bool unused;
+    struct store_op *op;
+    switch (last.no) {
+    case 1:
+        op = store_txn_range(t, ops, SPAN_EMPTY, SPAN_EMPTY);
+        rc = dec_range(last.bytes, &op->u.range, &unused, e);
+        op->u.range.key = store_txn_copy(t, op->u.range.key);
+        op->u.range.end = store_txn_copy(t, op->u.range.end);
+        return rc;
+    case 2:
+        op = store_txn_put(t, ops, SPAN_EMPTY, SPAN_EMPTY, 0);
+        rc = dec_put(last.bytes, &op->u.put, e);
+        op->u.put.key = store_txn_copy(t, op->u.put.key);
+        op->u.put.value = store_txn_copy(t, op->u.put.value);
+        return rc;
+    case 3:
+        op = store_txn_delete(t, ops, SPAN_EMPTY, SPAN_EMPTY);
+        rc = dec_delete(last.bytes, &op->u.del, e);
+        op->u.del.key = store_txn_copy(t, op->u.del.key);
+        op->u.del.end = store_txn_copy(t, op->u.del.end);
+        return rc;
+    case 4: op = store_txn_nested(t, ops); return dec_txn(last.bytes, t, op->u.txn, depth + 1, e);
+    default: break;
+    }
+    rc = err_set(e, ERR_INVALID, "%s", STORE_E_NO_KEY); /* etcd's answer to an empty operation */
+    e->pub = STORE_E_NO_KEY;
+    return rc;
+}
+
+int dec_txn(struct span m, struct store_txn *t, struct store_body *b, unsigned depth,
+            struct err *e) {
+    struct wire_field f;
+    int rc;
+    if (depth > 128) {
+        rc = err_set(e, ERR_INVALID, "%s", STORE_E_TOO_MANY_OPS);
+        e->pub = STORE_E_TOO_MANY_OPS;
+        return rc;
+    }
+    while ((rc = wire_next(&m, &f)) > 0) {
+        int out = 0;
+        if (f.no == 1) {
+            out = dec_compare(f.bytes, t, b, e);
+        } else if (f.no == 2 || f.no == 3) {
+            out = dec_op(f.bytes, t, f.no == 2 ? &b->then : &b->els, depth, e);
+        }
+        if (out < 0) {
+            return out;
+        }
+    }
+    return rc < 0 ? dec_bad(e) : 0;
+}
+
+/* ---- responses ---- */
+
+void enc_range(struct buf *b, const struct storesrv *v, const struct store_range_res *r,
+               bool inner) {
+    inner_header(b, v, r->rev, inner);
+    for (size_t i = 0; i < r->n; i++) {
+        enc_kv(b, 2, &r->kvs[i]);
+    }
+    wire_bool(b, 3, r->more);
+    wire_i64(b, 4, r->count);
+}
+
+void enc_put(struct buf *b, const struct storesrv *v, const struct store_op *op, int64_t rev,
+             bool inner) {
+    inner_header(b, v, rev, inner);
+    if (op->u.put.prev_kv && op->range.n) {
+        enc_kv(b, 2, &op->range.kvs[0]);
+    }
+}
+
+void enc_delete(struct buf *b, const struct storesrv *v, const struct store_op *op, int64_t rev,
+                bool inner) {
+    inner_header(b, v, rev, inner);
+    wire_i64(b, 2, op->range.count);
+    for (size_t i = 0; i < op->range.n; i++) {
+        enc_kv(b, 3, &op->range.kvs[i]);
+    }
+}
+
+void enc_txn(struct buf *b, const struct storesrv *v, const struct store_body *body, int64_t rev,
+             bool inner) {
+    if (inner) {
+        size_t m = wire_begin(b, 1);
+        wire_end(b, m);
+    } else {
+        enc_header(b, 1, v, rev);
+    }
+    wire_bool(b, 2, body->succeeded);
+    const struct store_ops *ops = body->succeeded ? &body->then : &body->els;
+    for (size_t i = 0; i < ops->n; i++) {
+        const struct store_op *op = &ops->v[i];
+        size_t r = wire_begin(b, 3), m = wire_begin(b, (uint32_t)op->kind + 1);
+        switch (op->kind) {
+        case STORE_OP_RANGE: enc_range(b, v, &op->range, true); break;
+        case STORE_OP_PUT: enc_put(b, v, op, op->range.rev, true); break;
+        case STORE_OP_DELETE: enc_delete(b, v, op, op->range.rev, true); break;
+        case STORE_OP_TXN: enc_txn(b, v, op->u.txn, rev, true); break;
+        }
+        wire_end(b, m);
+        wire_end(b, r);
+    }
+}

@@ -1,0 +1,121 @@
+/* Private to storesrv: calls, and the messages' codec. */
+#ifndef KF_STORESRV_INT_H
+#define KF_STORESRV_INT_H
+
+#include "internal/grpc/grpc.h"
+#include "internal/storesrv/storesrv.h"
+#include "internal/wire/wire.h"
+
+struct rpc;
+struct wstream;
+struct auth;
+
+enum { LIM_STREAM_PENDING = 1 << 20, LIM_MESSAGE_EXTRA = 512 * 1024 };
+enum { RAFT_TERM = 2 };
+#define ETCD_VERSION "3.5.16" /* the etcd whose API and texts these are */
+
+struct storesrv {
+    struct loop *l;
+    struct store *st;
+    struct storesrv_opts o;
+    char *name;
+    char **client_urls, **peer_urls;
+    uint64_t cluster_id, member_id;
+    struct list rpcs;
+    size_t n_streams;
+    struct auth *auth;
+    struct loop_timer compact_timer;
+    int64_t *rev_samples; /* periodic compaction: revisions at past ticks */
+    size_t n_samples;
+    uint64_t n_rpc_ok, n_rpc_failed, n_slow, applied;
+};
+
+struct method {
+    const char *path;
+    /* Unary: called with the one message. Stream: called with each message. */
+    void (*call)(struct rpc *c, struct span msg);
+    void (*start)(struct rpc *c); /* streams; may be NULL */
+    void (*end)(struct rpc *c);   /* the client closed its side; streams only */
+    bool stream;
+};
+
+struct rpc {
+    struct list link;
+    struct storesrv *v;
+    struct http_req *r; /* NULL: the client is gone */
+    const struct method *m;
+    struct grpc_reader in;
+    unsigned refs;
+    bool called, head_sent, finished, fin;
+    void *state;                  /* of the method */
+    void (*drop)(struct rpc *c);  /* the client is gone or the call is finished: release state */
+    void (*drain)(struct rpc *c); /* what was queued has been sent */
+    struct arena a;
+};
+
+/* ---- srv_rpc.c ---- */
+struct rpc *rpc_ref(struct rpc *c);
+void rpc_unref(struct rpc *c);
+bool rpc_open(const struct rpc *c); /* an answer can still be sent */
+struct buf
+rpc_buf(struct rpc *c); /* starts a frame: append the message, then rpc_send or rpc_reply */
+void rpc_send(struct rpc *c, struct buf *own_b);  /* one message of a stream */
+void rpc_reply(struct rpc *c, struct buf *own_b); /* the one message and status OK */
+void rpc_fail(struct rpc *c, const struct err *e);
+void rpc_status(struct rpc *c, unsigned status, const char *text);
+void rpc_end(struct rpc *c); /* status OK */
+size_t rpc_pending(const struct rpc *c);
+void srv_on_grpc(struct storesrv *v, struct http_req *r);
+const struct method *srv_method(struct span path);
+
+/* ---- srv_codec.c ---- */
+void enc_header(struct buf *b, uint32_t no, const struct storesrv *v, int64_t rev);
+void enc_kv(struct buf *b, uint32_t no, const struct store_kv *kv);
+NODISCARD int dec_range(struct span m, struct store_range_req *q, bool *ret_serializable,
+                        struct err *e);
+NODISCARD int dec_put(struct span m, struct store_put *p, struct err *e);
+NODISCARD int dec_delete(struct span m, struct store_del *d, struct err *e);
+NODISCARD int dec_txn(struct span m, struct store_txn *t, struct store_body *b, unsigned depth,
+                      struct err *e);
+void enc_range(struct buf *b, const struct storesrv *v, const struct store_range_res *r,
+               bool inner);
+void enc_put(struct buf *b, const struct storesrv *v, const struct store_op *op, int64_t rev,
+             bool inner);
+void enc_delete(struct buf *b, const struct storesrv *v, const struct store_op *op, int64_t rev,
+                bool inner);
+void enc_txn(struct buf *b, const struct storesrv *v, const struct store_body *body, int64_t rev,
+             bool inner);
+int dec_bad(struct err *e);
+
+/* ---- methods ---- */
+void kv_range(struct rpc *c, struct span m);
+void kv_range_stream(struct rpc *c, struct span m);
+void kv_put(struct rpc *c, struct span m);
+void kv_delete(struct rpc *c, struct span m);
+void kv_txn(struct rpc *c, struct span m);
+void kv_compact(struct rpc *c, struct span m);
+void watch_start(struct rpc *c);
+void watch_message(struct rpc *c, struct span m);
+void watch_end(struct rpc *c);
+void lease_grant(struct rpc *c, struct span m);
+void lease_revoke(struct rpc *c, struct span m);
+void lease_keepalive(struct rpc *c, struct span m);
+void lease_ttl(struct rpc *c, struct span m);
+void lease_list(struct rpc *c, struct span m);
+void stream_end(struct rpc *c);
+void maint_alarm(struct rpc *c, struct span m);
+void maint_status(struct rpc *c, struct span m);
+void maint_defrag(struct rpc *c, struct span m);
+void maint_hash(struct rpc *c, struct span m);
+void maint_hashkv(struct rpc *c, struct span m);
+void maint_snapshot(struct rpc *c, struct span m);
+void maint_move_leader(struct rpc *c, struct span m);
+void maint_downgrade(struct rpc *c, struct span m);
+void cluster_list(struct rpc *c, struct span m);
+void cluster_refuse(struct rpc *c, struct span m);
+
+/* ---- srv_http.c ---- */
+void srv_on_plain(struct storesrv *v, struct http_req *r);
+void srv_metrics(struct storesrv *v, struct buf *b);
+
+#endif

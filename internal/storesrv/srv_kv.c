@@ -1,0 +1,295 @@
+/* KV and Lease services. */
+#include "internal/storesrv/srv_int.h"
+
+#include <stdlib.h>
+
+/* A call that waits for the store holds a reference: the client may be gone when the answer comes. */
+
+struct range_call {
+    struct rpc *c;
+    bool stream;
+};
+
+static void send_range(struct rpc *c, const struct store_range_res *r, bool stream) {
+    struct buf b = rpc_buf(c);
+    if (!stream) {
+        enc_range(&b, c->v, r, false);
+        rpc_reply(c, &b);
+        return;
+    }
+    size_t m = wire_begin(&b, 1);
+    enc_range(&b, c->v, r, false);
+    wire_end(&b, m);
+    rpc_reply(c, &b);
+}
+
+static void range_done(void *ctx, int rc, const struct store_range_res *r, const struct err *e) {
+    struct range_call *k = ctx;
+    if (rpc_open(k->c)) {
+        if (rc < 0) {
+            rpc_fail(k->c, e);
+        } else {
+            send_range(k->c, r, k->stream);
+        }
+    }
+    rpc_unref(k->c);
+    free(k);
+}
+
+static void range(struct rpc *c, struct span m, bool stream) {
+    struct err e = ERR_INIT;
+    struct store_range_req q;
+    bool serializable;
+    if (dec_range(m, &q, &serializable, &e) < 0) {
+        rpc_fail(c, &e);
+        return;
+    }
+    if (!q.end.n) { /* one key: here and now; what may be long is read on the store's read lane */
+        struct store_range_res r;
+        struct arena a = ARENA_INIT((size_t)64 << 20);
+        if (store_range(c->v->st, &q, &a, &r, &e) < 0) {
+            rpc_fail(c, &e);
+        } else {
+            send_range(c, &r, stream);
+        }
+        arena_fini(&a);
+        return;
+    }
+    struct range_call *k = new_zero(struct range_call);
+    k->c = rpc_ref(c);
+    k->stream = stream;
+    if (store_range_async(c->v->st, &q, 0, range_done, k, &e) < 0) {
+        rpc_fail(c, &e);
+        rpc_unref(c);
+        free(k);
+    }
+}
+
+void kv_range(struct rpc *c, struct span m) {
+    range(c, m, false);
+}
+void kv_range_stream(struct rpc *c, struct span m) {
+    range(c, m, true);
+}
+
+/* ---- writes ---- */
+
+static void txn_done(void *ctx, struct store_txn *t, int rc, const struct err *e) {
+    struct rpc *c = ctx;
+    if (rpc_open(c)) {
+        if (rc < 0) {
+            rpc_fail(c, e);
+        } else {
+            struct buf b = rpc_buf(c);
+            const struct store_op *op = t->body.then.v;
+            if (c->m->call == kv_put) {
+                enc_put(&b, c->v, op, t->rev, false);
+            } else if (c->m->call == kv_delete) {
+                enc_delete(&b, c->v, op, t->rev, false);
+            } else {
+                enc_txn(&b, c->v, &t->body, t->rev, false);
+            }
+            rpc_reply(c, &b);
+        }
+    }
+    rpc_unref(c);
+}
+
+static void submit(struct rpc *c, struct store_txn *t, int rc, size_t n, struct err *e) {
+    if (rc == 0 && n > c->v->o.max_request_bytes) {
+        rc = err_set(e, ERR_INVALID, "%s", STORE_E_TOO_LARGE);
+        e->pub = STORE_E_TOO_LARGE;
+    }
+    if (rc < 0) {
+        store_txn_free(t);
+        rpc_fail(c, e);
+        return;
+    }
+    store_txn(c->v->st, t, txn_done, rpc_ref(c));
+}
+
+void kv_put(struct rpc *c, struct span m) {
+    struct err e = ERR_INIT;
+    struct store_txn *t = store_txn_new(0);
+    struct store_put p = {0};
+    int rc = dec_put(m, &p, &e);
+    struct store_op *op = store_txn_put(t, &t->body.then, p.key, p.value, p.lease);
+    op->u.put.prev_kv = p.prev_kv;
+    op->u.put.ignore_value = p.ignore_value;
+    op->u.put.ignore_lease = p.ignore_lease;
+    submit(c, t, rc, m.n, &e);
+}
+
+void kv_delete(struct rpc *c, struct span m) {
+    struct err e = ERR_INIT;
+    struct store_txn *t = store_txn_new((size_t)1 << 31);
+    struct store_del d = {0};
+    int rc = dec_delete(m, &d, &e);
+    store_txn_delete(t, &t->body.then, d.key, d.end)->u.del.prev_kv = d.prev_kv;
+    submit(c, t, rc, m.n, &e);
+}
+
+void kv_txn(struct rpc *c, struct span m) {
+    struct err e = ERR_INIT;
+    struct store_txn *t = store_txn_new((size_t)1 << 31);
+    int rc = dec_txn(m, t, &t->body, 0, &e);
+    submit(c, t, rc, m.n, &e);
+}
+
+static void header_done(void *ctx, int rc, const struct err *e) {
+    struct rpc *c = ctx;
+    if (rpc_open(c)) {
+        if (rc < 0) {
+            rpc_fail(c, e);
+        } else {
+            struct buf b = rpc_buf(c);
+            enc_header(&b, 1, c->v, store_rev(c->v->st));
+            rpc_reply(c, &b);
+        }
+    }
+    rpc_unref(c);
+}
+
+void kv_compact(struct rpc *c, struct span m) {
+    struct wire_field f;
+    int rc;
+    int64_t rev = 0;
+    bool physical = false;
+    while ((rc = wire_next(&m, &f)) > 0) {
+        if (f.no == 1) {
+            rev = (int64_t)f.v;
+        } else if (f.no == 2) {
+            physical = f.v != 0;
+        }
+    }
+    struct err e = ERR_INIT;
+    if (rc < 0) {
+        IGNORE_ERR(dec_bad(&e), "reported");
+        rpc_fail(c, &e);
+        return;
+    }
+    store_compact(c->v->st, rev, physical, header_done, rpc_ref(c));
+}
+
+/* ---- leases ---- */
+
+static int two_i64(struct span m, int64_t *one, int64_t *two) {
+    struct wire_field f;
+    int rc;
+    *one = *two = 0;
+    while ((rc = wire_next(&m, &f)) > 0) {
+        if (f.no == 1) {
+            *one = (int64_t)f.v;
+        } else if (f.no == 2) {
+            *two = (int64_t)f.v;
+        }
+    }
+    return rc;
+}
+
+static void malformed(struct rpc *c) {
+    rpc_status(c, 3, "malformed message");
+}
+
+static void grant_done(void *ctx, int rc, int64_t id, int64_t ttl, const struct err *e) {
+    struct rpc *c = ctx;
+    if (rpc_open(c)) {
+        if (rc < 0) {
+            rpc_fail(c, e);
+        } else {
+            struct buf b = rpc_buf(c);
+            enc_header(&b, 1, c->v, store_rev(c->v->st));
+            wire_i64(&b, 2, id);
+            wire_i64(&b, 3, ttl);
+            rpc_reply(c, &b);
+        }
+    }
+    rpc_unref(c);
+}
+
+void lease_grant(struct rpc *c, struct span m) {
+    int64_t ttl, id;
+    if (two_i64(m, &ttl, &id) < 0) {
+        malformed(c);
+        return;
+    }
+    store_lease_grant(c->v->st, id, ttl, grant_done, rpc_ref(c));
+}
+
+void lease_revoke(struct rpc *c, struct span m) {
+    int64_t id, unused;
+    if (two_i64(m, &id, &unused) < 0) {
+        malformed(c);
+        return;
+    }
+    store_lease_revoke(c->v->st, id, header_done, rpc_ref(c));
+}
+
+/* An unknown lease is told by a TTL of zero, not by an error. */
+void lease_keepalive(struct rpc *c, struct span m) {
+    int64_t id, unused, ttl = 0;
+    struct err e = ERR_INIT;
+    if (two_i64(m, &id, &unused) < 0) {
+        malformed(c);
+        return;
+    }
+    int rc = store_lease_keepalive(c->v->st, id, &ttl, &e);
+    struct buf b = rpc_buf(c);
+    enc_header(&b, 1, c->v, store_rev(c->v->st));
+    wire_i64(&b, 2, id);
+    wire_i64(&b, 3, rc < 0 ? 0 : ttl);
+    rpc_send(c, &b);
+}
+
+void lease_ttl(struct rpc *c, struct span m) {
+    int64_t id, keys;
+    struct err e = ERR_INIT;
+    struct store_lease_info li = {0};
+    if (two_i64(m, &id, &keys) < 0) {
+        malformed(c);
+        return;
+    }
+    int rc = store_lease_get(c->v->st, id, &li, &e);
+    struct buf b = rpc_buf(c);
+    enc_header(&b, 1, c->v, store_rev(c->v->st));
+    wire_i64(&b, 2, id);
+    wire_i64(&b, 3, rc < 0 ? -1 : li.ttl);
+    wire_i64(&b, 4, rc < 0 ? 0 : li.granted_ttl);
+    if (rc == 0 && keys) {
+        struct arena a = ARENA_INIT((size_t)1 << 30);
+        struct span *v = NULL;
+        size_t n = 0;
+        rc = store_lease_keys(c->v->st, id, &a, &v, &n, &e);
+        for (size_t i = 0; i < n; i++) {
+            wire_bytes_always(&b, 5, v[i]);
+        }
+        arena_fini(&a);
+        if (rc < 0) {
+            buf_fini(&b);
+            rpc_fail(c, &e);
+            return;
+        }
+    }
+    rpc_reply(c, &b);
+}
+
+void lease_list(struct rpc *c, struct span m) {
+    (void)m;
+    struct err e = ERR_INIT;
+    struct arena a = ARENA_INIT((size_t)1 << 30);
+    int64_t *ids = NULL;
+    size_t n = 0;
+    if (store_lease_list(c->v->st, &a, &ids, &n, &e) < 0) {
+        rpc_fail(c, &e);
+    } else {
+        struct buf b = rpc_buf(c);
+        enc_header(&b, 1, c->v, store_rev(c->v->st));
+        for (size_t i = 0; i < n; i++) {
+            size_t mark = wire_begin(&b, 2);
+            wire_i64(&b, 1, ids[i]);
+            wire_end(&b, mark);
+        }
+        rpc_reply(c, &b);
+    }
+    arena_fini(&a);
+}

@@ -1,0 +1,248 @@
+/* Maintenance and Cluster services. */
+#include "internal/storesrv/srv_int.h"
+
+#include <stdlib.h>
+
+static void ok_header(struct rpc *c, struct buf *b) {
+    *b = rpc_buf(c);
+    enc_header(b, 1, c->v, store_rev(c->v->st));
+}
+
+/* ---- alarms ---- */
+
+struct alarm_call {
+    struct rpc *c;
+    uint64_t action, type, member;
+    uint32_t before;
+};
+
+static void enc_alarm(struct buf *b, const struct storesrv *v, uint64_t type) {
+    size_t m = wire_begin(b, 2);
+    wire_u64(b, 1, v->member_id);
+    wire_u64(b, 2, type);
+    wire_end(b, m);
+}
+
+static void alarm_reply(struct alarm_call *k) {
+    struct store_stat st;
+    struct buf b;
+    store_stat(k->c->v->st, &st);
+    ok_header(k->c, &b);
+    uint32_t bits = k->action == 0   ? st.alarms
+                    : k->action == 1 ? 1u << k->type
+                                     : k->before & 1u << k->type;
+    for (uint64_t t = 1; t <= 2; t++) {
+        if ((bits & 1u << t) && (k->action || !k->type || k->type == t)) {
+            enc_alarm(&b, k->c->v, t);
+        }
+    }
+    rpc_reply(k->c, &b);
+}
+
+static void alarm_done(void *ctx, int rc, const struct err *e) {
+    struct alarm_call *k = ctx;
+    if (rpc_open(k->c)) {
+        if (rc < 0) {
+            rpc_fail(k->c, e);
+        } else {
+            alarm_reply(k);
+        }
+    }
+    rpc_unref(k->c);
+    free(k);
+}
+
+void maint_alarm(struct rpc *c, struct span m) {
+    struct alarm_call k = {.c = c};
+    struct wire_field f;
+    int rc;
+    while ((rc = wire_next(&m, &f)) > 0) {
+        if (f.no == 1) {
+            k.action = f.v;
+        } else if (f.no == 2) {
+            k.member = f.v;
+        } else if (f.no == 3) {
+            k.type = f.v;
+        }
+    }
+    if (rc < 0 || k.action > 2 || k.type > 2) {
+        rpc_status(c, 3, "malformed message");
+        return;
+    }
+    struct store_stat st;
+    store_stat(c->v->st, &st);
+    k.before = st.alarms;
+    if (k.action == 0 || !k.type || (k.member && k.member != c->v->member_id)) {
+        alarm_reply(&k);
+        return;
+    }
+    struct alarm_call *own = new_zero(struct alarm_call);
+    *own = k;
+    rpc_ref(c);
+    store_alarm(c->v->st, 1u << k.type, k.action == 1, alarm_done, own);
+}
+
+/* ---- status, defragment, hashes ---- */
+
+void maint_status(struct rpc *c, struct span m) {
+    (void)m;
+    struct store_stat st;
+    struct buf b;
+    store_stat(c->v->st, &st);
+    ok_header(c, &b);
+    wire_bytes(&b, 2, SPAN_LIT(ETCD_VERSION));
+    wire_u64(&b, 3, st.db_bytes);
+    wire_u64(&b, 4, c->v->member_id);
+    wire_u64(&b, 5, st.n_txns + 1);
+    wire_u64(&b, 6, RAFT_TERM);
+    wire_u64(&b, 7, st.n_txns + 1);
+    static const char *const texts[] = {"", "alarm:NOSPACE ", "alarm:CORRUPT "};
+    for (uint32_t t = 1; t <= 2; t++) {
+        if (st.alarms & 1u << t) {
+            AUTO(buf) struct buf line = BUF_INIT(128);
+            IGNORE_ERR(
+                buf_fmt(&line, "memberID:%llu %s", (unsigned long long)c->v->member_id, texts[t]),
+                "fits");
+            wire_bytes_always(&b, 8, buf_view(&line));
+        }
+    }
+    wire_u64(&b, 9, st.in_use_bytes);
+    rpc_reply(c, &b);
+}
+
+static void header_done(void *ctx, int rc, const struct err *e) {
+    struct rpc *c = ctx;
+    if (rpc_open(c)) {
+        if (rc < 0) {
+            rpc_fail(c, e);
+        } else {
+            struct buf b;
+            ok_header(c, &b);
+            rpc_reply(c, &b);
+        }
+    }
+    rpc_unref(c);
+}
+
+void maint_defrag(struct rpc *c, struct span m) {
+    (void)m;
+    store_defrag(c->v->st, header_done, rpc_ref(c));
+}
+
+static void hash_done(void *ctx, int rc, uint32_t hash, int64_t rev, int64_t compact_rev,
+                      const struct err *e) {
+    struct rpc *c = ctx;
+    if (rpc_open(c)) {
+        if (rc < 0) {
+            rpc_fail(c, e);
+        } else {
+            struct buf b;
+            ok_header(c, &b);
+            wire_u64(&b, 2, hash);
+            if (c->m->call == maint_hashkv) {
+                wire_i64(&b, 3, compact_rev);
+                wire_i64(&b, 4, rev);
+            }
+            rpc_reply(c, &b);
+        }
+    }
+    rpc_unref(c);
+}
+
+static void hash(struct rpc *c, int64_t rev) {
+    struct err e = ERR_INIT;
+    if (store_hash(c->v->st, rev, hash_done, rpc_ref(c), &e) < 0) {
+        rpc_fail(c, &e);
+        rpc_unref(c);
+    }
+}
+
+void maint_hash(struct rpc *c, struct span m) {
+    (void)m;
+    hash(c, 0);
+}
+
+void maint_hashkv(struct rpc *c, struct span m) {
+    struct wire_field f;
+    int64_t rev = 0;
+    int rc;
+    while ((rc = wire_next(&m, &f)) > 0) {
+        if (f.no == 1) {
+            rev = (int64_t)f.v;
+        }
+    }
+    if (rc < 0) {
+        rpc_status(c, 3, "malformed message");
+        return;
+    }
+    hash(c, rev);
+}
+
+void maint_snapshot(struct rpc *c, struct span m) {
+    (void)m;
+    rpc_status(c, 12, "snapshot is not supported");
+}
+
+void maint_move_leader(struct rpc *c, struct span m) {
+    struct wire_field f;
+    uint64_t target = 0;
+    while (wire_next(&m, &f) > 0) {
+        if (f.no == 1) {
+            target = f.v;
+        }
+    }
+    /* The one member leads already; every other target does not exist. */
+    if (target == c->v->member_id) {
+        struct buf b;
+        ok_header(c, &b);
+        rpc_reply(c, &b);
+        return;
+    }
+    rpc_status(c, 9, "etcdserver: bad leader transferee");
+}
+
+void maint_downgrade(struct rpc *c, struct span m) {
+    (void)m;
+    rpc_status(c, 9, "etcdserver: invalid downgrade target version");
+}
+
+/* ---- cluster: one member ---- */
+
+void cluster_list(struct rpc *c, struct span m) {
+    (void)m;
+    struct storesrv *v = c->v;
+    struct buf b;
+    ok_header(c, &b);
+    size_t mark = wire_begin(&b, 2);
+    wire_u64(&b, 1, v->member_id);
+    wire_bytes(&b, 2, span_str(v->name));
+    for (size_t i = 0; i < v->o.n_peer_urls; i++) {
+        wire_bytes_always(&b, 3, span_str(v->peer_urls[i]));
+    }
+    for (size_t i = 0; i < v->o.n_client_urls; i++) {
+        wire_bytes_always(&b, 4, span_str(v->client_urls[i]));
+    }
+    wire_end(&b, mark);
+    rpc_reply(c, &b);
+}
+
+/* Membership cannot change: the answers are those of an etcd that may not change it either. */
+void cluster_refuse(struct rpc *c, struct span m) {
+    struct wire_field f;
+    uint64_t id = 0;
+    while (wire_next(&m, &f) > 0) {
+        if (f.no == 1 && f.wire == WIRE_VARINT) {
+            id = f.v;
+        }
+    }
+    struct span path = http_req_path(c->r);
+    if (span_ends(path, "MemberAdd")) {
+        rpc_status(c, 9, "etcdserver: unhealthy cluster");
+    } else if (id != c->v->member_id) {
+        rpc_status(c, 5, "etcdserver: member not found");
+    } else if (span_ends(path, "MemberPromote")) {
+        rpc_status(c, 9, "etcdserver: can only promote a learner member");
+    } else {
+        rpc_status(c, 9, "etcdserver: re-configuration failed due to not enough started members");
+    }
+}

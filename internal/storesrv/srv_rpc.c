@@ -1,0 +1,250 @@
+/* gRPC calls on HTTP/2 requests: messages in, messages out, the status in trailers. */
+#include "internal/storesrv/srv_int.h"
+
+#include <stdlib.h>
+
+static const struct method methods[] = {
+    {"/etcdserverpb.KV/Range", kv_range, NULL, NULL, false},
+    {"/etcdserverpb.KV/RangeStream", kv_range_stream, NULL, NULL, false},
+    {"/etcdserverpb.KV/Put", kv_put, NULL, NULL, false},
+    {"/etcdserverpb.KV/DeleteRange", kv_delete, NULL, NULL, false},
+    {"/etcdserverpb.KV/Txn", kv_txn, NULL, NULL, false},
+    {"/etcdserverpb.KV/Compact", kv_compact, NULL, NULL, false},
+    {"/etcdserverpb.Watch/Watch", watch_message, watch_start, watch_end, true},
+    {"/etcdserverpb.Lease/LeaseGrant", lease_grant, NULL, NULL, false},
+    {"/etcdserverpb.Lease/LeaseRevoke", lease_revoke, NULL, NULL, false},
+    {"/etcdserverpb.Lease/LeaseKeepAlive", lease_keepalive, NULL, stream_end, true},
+    {"/etcdserverpb.Lease/LeaseTimeToLive", lease_ttl, NULL, NULL, false},
+    {"/etcdserverpb.Lease/LeaseLeases", lease_list, NULL, NULL, false},
+    {"/etcdserverpb.Maintenance/Alarm", maint_alarm, NULL, NULL, false},
+    {"/etcdserverpb.Maintenance/Status", maint_status, NULL, NULL, false},
+    {"/etcdserverpb.Maintenance/Defragment", maint_defrag, NULL, NULL, false},
+    {"/etcdserverpb.Maintenance/Hash", maint_hash, NULL, NULL, false},
+    {"/etcdserverpb.Maintenance/HashKV", maint_hashkv, NULL, NULL, false},
+    {"/etcdserverpb.Maintenance/Snapshot", maint_snapshot, NULL, NULL, false},
+    {"/etcdserverpb.Maintenance/MoveLeader", maint_move_leader, NULL, NULL, false},
+    {"/etcdserverpb.Maintenance/Downgrade", maint_downgrade, NULL, NULL, false},
+    {"/etcdserverpb.Cluster/MemberList", cluster_list, NULL, NULL, false},
+    {"/etcdserverpb.Cluster/MemberAdd", cluster_refuse, NULL, NULL, false},
+    {"/etcdserverpb.Cluster/MemberRemove", cluster_refuse, NULL, NULL, false},
+    {"/etcdserverpb.Cluster/MemberUpdate", cluster_refuse, NULL, NULL, false},
+    {"/etcdserverpb.Cluster/MemberPromote", cluster_refuse, NULL, NULL, false},
+};
+
+const struct method *srv_method(struct span path) {
+    for (size_t i = 0; i < ARRAY_LEN(methods); i++) {
+        if (span_eq_str(path, methods[i].path)) {
+            return &methods[i];
+        }
+    }
+    return NULL;
+}
+
+/* ---- life of a call ---- */
+
+struct rpc *rpc_ref(struct rpc *c) {
+    c->refs++;
+    return c;
+}
+
+void rpc_unref(struct rpc *c) {
+    if (--c->refs == 0) {
+        list_del(&c->link);
+        grpc_reader_fini(&c->in);
+        arena_fini(&c->a);
+        free(c);
+    }
+}
+
+bool rpc_open(const struct rpc *c) {
+    return c->r && !c->finished;
+}
+
+size_t rpc_pending(const struct rpc *c) {
+    return c->r ? http_pending(c->r) : 0;
+}
+
+static void drop(struct rpc *c) {
+    void (*fn)(struct rpc *) = c->drop;
+    c->drop = NULL;
+    c->drain = NULL;
+    if (fn) {
+        fn(c);
+    }
+}
+
+static void begin(struct rpc *c) {
+    if (!c->head_sent) {
+        c->head_sent = true;
+        http_begin(c->r, 200, "application/grpc", NULL, 0);
+    }
+}
+
+struct buf rpc_buf(struct rpc *c) {
+    (void)c;
+    struct buf b = BUF_INIT((size_t)1 << 31);
+    IGNORE_ERR(grpc_begin(&b), "the mark is always the frame's head");
+    return b;
+}
+
+static bool write_frame(struct rpc *c, struct buf *b) {
+    grpc_end(b, 5);
+    bool ok = buf_ok(b) == 0;
+    if (ok && rpc_open(c)) {
+        begin(c);
+        http_write(c->r, buf_view(b));
+    }
+    buf_fini(b);
+    return ok;
+}
+
+void rpc_send(struct rpc *c, struct buf *own_b) {
+    if (!write_frame(c, own_b)) {
+        rpc_status(c, 8, "etcdserver: answer is too large");
+    }
+}
+
+void rpc_status(struct rpc *c, unsigned status, const char *text) {
+    if (!rpc_open(c)) {
+        return;
+    }
+    c->finished = true;
+    if (status) {
+        c->v->n_rpc_failed++;
+    } else {
+        c->v->n_rpc_ok++;
+    }
+    char num[16];
+    IGNORE_ERR(str_put(num, sizeof(num), "%u", status), "a small number fits");
+    AUTO(buf) struct buf msg = BUF_INIT(8192);
+    IGNORE_ERR(grpc_message(&msg, span_str(text)), "texts are short");
+    struct http_header t[] = {{SPAN_LIT("grpc-status"), span_str(num)},
+                              {SPAN_LIT("grpc-message"), buf_view(&msg)}};
+    size_t n = msg.n ? 2 : 1;
+    begin(c);
+    http_end_trailers(c->r, t, n);
+    drop(c);
+}
+
+void rpc_reply(struct rpc *c, struct buf *own_b) {
+    if (write_frame(c, own_b)) {
+        rpc_status(c, 0, "");
+    } else {
+        rpc_status(c, 8, "etcdserver: answer is too large");
+    }
+}
+
+void rpc_fail(struct rpc *c, const struct err *e) {
+    rpc_status(c, err_grpc(e->code), err_public(e));
+}
+
+void rpc_end(struct rpc *c) {
+    rpc_status(c, 0, "");
+}
+
+void stream_end(struct rpc *c) {
+    rpc_end(c);
+}
+
+/* ---- from the HTTP side ---- */
+
+static void on_close(struct http_req *r, bool complete, void *ctx) {
+    (void)r;
+    (void)complete;
+    struct rpc *c = ctx;
+    c->r = NULL;
+    drop(c);
+    rpc_unref(c);
+}
+
+static void too_large(struct rpc *c) {
+    char text[96];
+    IGNORE_ERR(str_put(text, sizeof(text), "grpc: received message larger than max (limit %zu)",
+                       c->in.max),
+               "fits");
+    rpc_status(c, 8, text);
+}
+
+static void take_messages(struct rpc *c) {
+    struct span m;
+    int rc;
+    while (rpc_open(c) && (rc = grpc_next(&c->in, &m)) != 0) {
+        if (rc == -ERR_LIMIT) {
+            too_large(c);
+        } else if (rc < 0) {
+            rpc_status(c, 13, "grpc: malformed frame");
+        } else if (c->called && !c->m->stream) {
+            rpc_status(c, 13, "grpc: more than one message in a unary call");
+        } else {
+            c->called = true;
+            c->m->call(c, m);
+        }
+    }
+}
+
+static void on_data(struct http_req *r, struct span data, bool fin, void *ctx) {
+    (void)r;
+    struct rpc *c = rpc_ref(ctx);
+    while (data.n &&
+           rpc_open(c)) { /* in pieces: the decoder holds one message, not a whole burst */
+        struct span part = span_of(data.p, data.n < 32768 ? data.n : 32768);
+        IGNORE_ERR(span_skip(&data, part.n), "within");
+        if (grpc_feed(&c->in, part) < 0) {
+            too_large(c);
+        }
+        take_messages(c);
+    }
+    if (fin && !c->fin) {
+        c->fin = true;
+        if (rpc_open(c) && !c->m->stream && !c->called) {
+            rpc_status(c, 13, "grpc: no message in a unary call");
+        } else if (rpc_open(c) && c->m->stream && c->m->end) {
+            c->m->end(c);
+        }
+    }
+    rpc_unref(c);
+}
+
+static void on_drain(struct http_req *r, void *ctx) {
+    (void)r;
+    struct rpc *c = ctx;
+    if (c->drain && rpc_open(c)) {
+        c->drain(c);
+    }
+}
+
+static void refuse(struct http_req *r, const char *status, const char *text) {
+    struct http_header t[] = {{SPAN_LIT("grpc-status"), span_str(status)},
+                              {SPAN_LIT("grpc-message"), span_str(text)}};
+    http_begin(r, 200, "application/grpc", NULL, 0);
+    http_end_trailers(r, t, 2);
+}
+
+void srv_on_grpc(struct storesrv *v, struct http_req *r) {
+    const struct method *m = srv_method(http_req_path(r));
+    if (!m) {
+        refuse(r, "12", "unknown service or method");
+        return;
+    }
+    struct span enc = http_req_header(r, "grpc-encoding");
+    if (enc.p && !span_eq_str(enc, "identity")) {
+        refuse(r, "12", "grpc: compression is not supported");
+        return;
+    }
+    struct rpc *c = new_zero(struct rpc);
+    c->v = v;
+    c->r = r;
+    c->m = m;
+    c->refs = 1;
+    c->a = (struct arena)ARENA_INIT((size_t)64 << 20);
+    list_init(&c->link);
+    list_add_tail(&v->rpcs, &c->link);
+    grpc_reader_init(&c->in);
+    c->in.max = v->o.max_request_bytes + LIM_MESSAGE_EXTRA;
+    http_req_on_close(r, on_close, c);
+    http_on_drain(r, on_drain, c);
+    http_req_stream_body(r, on_data, c);
+    if (m->start) {
+        m->start(c);
+    }
+}

@@ -1,0 +1,344 @@
+/* Watch: many watches on one stream. A stream whose client does not read is paused: its watches stop at the store and
+ * catch up from there later, so nothing is queued without bound. */
+#include "internal/storesrv/srv_int.h"
+
+#include <stdlib.h>
+
+struct swatch {
+    struct list link;
+    struct wstream *ws;
+    struct store_watch *w;
+    int64_t id;
+    bool prev_kv, fragment, progress, stopped;
+    bool quiet; /* had no message since the last progress tick */
+    bool sync_pending;
+};
+
+struct wstream {
+    struct rpc *c;
+    struct list watches;
+    int64_t next_id;
+    struct loop_timer progress_timer;
+    size_t syncs_pending; /* watches that have not answered a progress request yet */
+    bool want_sync, paused;
+    bool delivering;
+};
+
+static struct swatch *find(struct wstream *ws, int64_t id) {
+    for (LIST_EACH(p, next, &ws->watches)) {
+        struct swatch *w = CONTAINER_OF(p, struct swatch, link);
+        if (w->id == id) {
+            return w;
+        }
+    }
+    return NULL;
+}
+
+static void stop(struct swatch *w) {
+    if (w->sync_pending) {
+        w->ws->syncs_pending--;
+    }
+    list_del(&w->link);
+    store_watch_stop(w->w);
+    free(w);
+}
+
+static void drop(struct rpc *c) {
+    struct wstream *ws = c->state;
+    c->state = NULL;
+    loop_timer_stop(&ws->progress_timer);
+    while (!list_empty(&ws->watches)) {
+        stop(CONTAINER_OF(ws->watches.next, struct swatch, link));
+    }
+    c->v->n_streams--;
+    free(ws);
+}
+
+/* ---- answers ---- */
+
+struct wr_head { /* a WatchResponse without events */
+    int64_t rev, id, compact_rev;
+    bool created, canceled;
+    const char *reason;
+};
+
+static void send_head(struct wstream *ws, const struct wr_head *h) {
+    struct buf b = rpc_buf(ws->c);
+    enc_header(&b, 1, ws->c->v, h->rev);
+    wire_i64(&b, 2, h->id);
+    wire_bool(&b, 3, h->created);
+    wire_bool(&b, 4, h->canceled);
+    wire_i64(&b, 5, h->compact_rev);
+    if (h->reason) {
+        wire_bytes(&b, 6, span_str(h->reason));
+    }
+    rpc_send(ws->c, &b);
+}
+
+static void enc_event(struct buf *b, const struct swatch *w, const struct store_event *ev) {
+    size_t m = wire_begin(b, 11);
+    wire_u64(b, 1, ev->type == STORE_DELETE);
+    enc_kv(b, 2, &ev->kv);
+    if (w->prev_kv && ev->has_prev) {
+        enc_kv(b, 3, &ev->prev);
+    }
+    wire_end(b, m);
+}
+
+static size_t event_bytes(const struct store_event *ev) {
+    return ev->kv.key.n + ev->kv.value.n + ev->prev.key.n + ev->prev.value.n + 64;
+}
+
+/* One response, or with fragments as many as keep each near the request limit. */
+static void send_events(struct swatch *w, const struct store_watch_msg *m) {
+    struct rpc *c = w->ws->c;
+    size_t i = 0;
+    while (i < m->n && rpc_open(c)) {
+        struct buf b = rpc_buf(c);
+        size_t bytes = 0, from = i;
+        enc_header(&b, 1, c->v, m->rev);
+        wire_i64(&b, 2, w->id);
+        while (i < m->n && (!w->fragment || i == from ||
+                            bytes + event_bytes(m->events[i]) <= c->v->o.max_request_bytes)) {
+            bytes += event_bytes(m->events[i++]);
+        }
+        wire_bool(&b, 7, i < m->n);
+        for (size_t k = from; k < i; k++) {
+            enc_event(&b, w, m->events[k]);
+        }
+        rpc_send(c, &b);
+    }
+}
+
+/* A progress request is answered once, for the whole stream, when every watch has been given everything. */
+static void sync_answer(struct wstream *ws) {
+    if (ws->want_sync && !ws->syncs_pending) {
+        ws->want_sync = false;
+        send_head(ws, &(struct wr_head){.rev = store_rev(ws->c->v->st), .id = -1});
+    }
+}
+
+static int on_watch(void *ctx, struct store_watch *sw, const struct store_watch_msg *m) {
+    struct swatch *w = ctx;
+    struct wstream *ws = w->ws;
+    struct rpc *c = rpc_ref(ws->c);
+    int out = 0;
+    (void)sw;
+    switch (m->kind) {
+    case STORE_WATCH_EVENTS:
+        w->quiet = false;
+        send_events(w, m);
+        break;
+    case STORE_WATCH_PROGRESS:
+        if (w->sync_pending) {
+            w->sync_pending = false;
+            ws->syncs_pending--;
+            sync_answer(ws);
+        } else if (w->progress) {
+            send_head(ws, &(struct wr_head){.rev = m->rev, .id = w->id});
+        }
+        break;
+    case STORE_WATCH_CANCELLED:
+        send_head(ws, &(struct wr_head){.rev = m->rev,
+                                        .id = w->id,
+                                        .canceled = true,
+                                        .compact_rev = m->compact_rev,
+                                        .reason = m->reason});
+        if (c->state) {
+            stop(w);
+            sync_answer(ws);
+        }
+        rpc_unref(c);
+        return 0;
+    }
+    if (c->state && rpc_pending(c) > LIM_STREAM_PENDING) {
+        ws->paused = true;
+        c->v->n_slow++;
+        out = STORE_WATCH_PAUSE;
+    }
+    rpc_unref(c);
+    return out;
+}
+
+static void drained(struct rpc *c) {
+    struct wstream *ws = c->state;
+    if (ws && ws->paused) {
+        ws->paused = false;
+        for (LIST_EACH(p, next, &ws->watches)) {
+            store_watch_resume(CONTAINER_OF(p, struct swatch, link)->w);
+        }
+    }
+}
+
+static void tick(struct loop_timer *t) {
+    struct wstream *ws = CONTAINER_OF(t, struct wstream, progress_timer);
+    for (LIST_EACH(p, next, &ws->watches)) {
+        struct swatch *w = CONTAINER_OF(p, struct swatch, link);
+        if (w->progress && w->quiet && !w->sync_pending) {
+            store_watch_progress(w->w);
+        }
+        w->quiet = true;
+    }
+    loop_timer_start(ws->c->v->l, t, ws->c->v->o.progress_ns, tick, "watch-progress");
+}
+
+/* ---- requests ---- */
+
+static void refuse_watch(struct wstream *ws, int64_t id, const char *reason) {
+    send_head(ws, &(struct wr_head){.rev = store_rev(ws->c->v->st),
+                                    .id = id,
+                                    .created = true,
+                                    .canceled = true,
+                                    .reason = reason});
+}
+
+struct create {
+    struct store_watch_req q;
+    int64_t id;
+    bool progress, fragment;
+};
+
+static int dec_create(struct span m, struct create *k) {
+    struct wire_field f;
+    int rc;
+    *k = (struct create){0};
+    while ((rc = wire_next(&m, &f)) > 0) {
+        switch (f.no) {
+        case 1: k->q.key = f.bytes; break;
+        case 2: k->q.end = f.bytes; break;
+        case 3: k->q.start_rev = (int64_t)f.v; break;
+        case 4: k->progress = f.v != 0; break;
+        case 5: { /* packed or not */
+            struct span list = f.bytes;
+            uint64_t v = f.v;
+            if (f.wire != WIRE_BYTES) {
+                k->q.filters |= v == 0 ? STORE_NO_PUT : v == 1 ? STORE_NO_DELETE : 0;
+            }
+            while (f.wire == WIRE_BYTES && list.n) {
+                if (span_varint(&list, &v) < 0) {
+                    return -ERR_INVALID;
+                }
+                k->q.filters |= v == 0 ? STORE_NO_PUT : v == 1 ? STORE_NO_DELETE : 0;
+            }
+            break;
+        }
+        case 6: k->q.prev_kv = f.v != 0; break;
+        case 7: k->id = (int64_t)f.v; break;
+        case 8: k->fragment = f.v != 0; break;
+        default: break;
+        }
+    }
+    return rc;
+}
+
+static void create(struct wstream *ws, struct span m) {
+    struct create k;
+    struct err e = ERR_INIT;
+    struct storesrv *v = ws->c->v;
+    if (dec_create(m, &k) < 0) {
+        rpc_status(ws->c, 3, "malformed message");
+        return;
+    }
+    if (!k.q.key.n) { /* etcd: an empty key means the first possible one */
+        k.q.key = SPAN_LIT("\0");
+    }
+    bool from = k.q.end.n == 1 && k.q.end.p[0] == 0;
+    if (k.q.end.n && !from && span_cmp(k.q.key, k.q.end) >= 0) {
+        refuse_watch(ws, -1, "mvcc: watcher range is empty");
+        return;
+    }
+    if (k.id && find(ws, k.id)) {
+        refuse_watch(ws, -1, "mvcc: duplicate watch ID provided on the WatchStream");
+        return;
+    }
+    int64_t id = k.id;
+    if (!id) {
+        while (find(ws, ws->next_id)) {
+            ws->next_id++;
+        }
+        id = ws->next_id++;
+    }
+    struct swatch *w = new_zero(struct swatch);
+    w->ws = ws;
+    w->id = id;
+    w->prev_kv = k.q.prev_kv;
+    w->fragment = k.fragment;
+    w->progress = k.progress;
+    if (k.q.start_rev < 0) {
+        k.q.start_rev = 0;
+    }
+    if (store_watch_start(v->st, &k.q, on_watch, w, &w->w, &e) < 0) {
+        free(w);
+        refuse_watch(ws, -1, err_public(&e));
+        return;
+    }
+    list_init(&w->link);
+    list_add_tail(&ws->watches, &w->link);
+    if (k.progress && !loop_timer_active(&ws->progress_timer)) {
+        loop_timer_start(v->l, &ws->progress_timer, v->o.progress_ns, tick, "watch-progress");
+    }
+    send_head(ws, &(struct wr_head){.rev = store_rev(v->st), .id = id, .created = true});
+}
+
+static void cancel(struct wstream *ws, struct span m) {
+    struct wire_field f;
+    int64_t id = 0;
+    int rc;
+    while ((rc = wire_next(&m, &f)) > 0) {
+        if (f.no == 1) {
+            id = (int64_t)f.v;
+        }
+    }
+    struct swatch *w = rc == 0 ? find(ws, id) : NULL;
+    if (w) {
+        stop(w);
+        send_head(ws,
+                  &(struct wr_head){.rev = store_rev(ws->c->v->st), .id = id, .canceled = true});
+        if (ws->c->state) {
+            sync_answer(ws);
+        }
+    }
+}
+
+static void ask_progress(struct wstream *ws) {
+    ws->want_sync = true;
+    for (LIST_EACH(p, next, &ws->watches)) {
+        struct swatch *w = CONTAINER_OF(p, struct swatch, link);
+        if (!w->sync_pending && store_watch_next_rev(w->w) <= store_rev(ws->c->v->st)) {
+            w->sync_pending = true;
+            ws->syncs_pending++;
+            store_watch_progress(w->w);
+        }
+    }
+    sync_answer(ws);
+}
+
+void watch_start(struct rpc *c) {
+    struct wstream *ws = new_zero(struct wstream);
+    ws->c = c;
+    list_init(&ws->watches);
+    c->state = ws;
+    c->drop = drop;
+    c->drain = drained;
+    c->v->n_streams++;
+}
+
+void watch_message(struct rpc *c, struct span m) {
+    struct wire_field f;
+    int rc;
+    while (c->state && (rc = wire_next(&m, &f)) != 0) {
+        if (rc < 0) {
+            rpc_status(c, 3, "malformed message");
+        } else if (f.no == 1) {
+            create(c->state, f.bytes);
+        } else if (f.no == 2) {
+            cancel(c->state, f.bytes);
+        } else if (f.no == 3) {
+            ask_progress(c->state);
+        }
+    }
+}
+
+void watch_end(struct rpc *c) {
+    rpc_end(c);
+}

@@ -1,0 +1,135 @@
+#include "internal/storesrv/srv_int.h"
+
+#include "internal/base/rand.h"
+
+#include <stdlib.h>
+
+/* ---- identity: made once, kept beside the keys ---- */
+
+static int take_id(void *ctx, struct span key, struct span value) {
+    struct storesrv *v = ctx;
+    uint64_t n;
+    if (span_hex_to_u64(value, UINT64_MAX, &n) == 0) {
+        if (span_eq_str(key, "cluster") && !v->cluster_id) {
+            v->cluster_id = n;
+        } else if (span_eq_str(key, "member") && !v->member_id) {
+            v->member_id = n;
+        }
+    }
+    return 0;
+}
+
+static void keep_id(struct storesrv *v, const char *name, uint64_t *id) {
+    if (*id) {
+        return;
+    }
+    *id = rand_u64() | 1;
+    char hex[20];
+    IGNORE_ERR(str_put(hex, sizeof(hex), "%llx", (unsigned long long)*id), "fits");
+    store_aux_put(v->st, SPAN_LIT("identity"), span_str(name), span_str(hex), NULL, NULL);
+}
+
+/* ---- automatic compaction ---- */
+
+enum { SAMPLES = 10 }; /* a retention period is looked at in tenths */
+
+static void compact_tick(struct loop_timer *t) {
+    struct storesrv *v = CONTAINER_OF(t, struct storesrv, compact_timer);
+    int64_t rev = store_rev(v->st), target = 0;
+    uint64_t next = v->o.compact_retention / SAMPLES;
+    if (v->o.auto_compact == STORESRV_COMPACT_PERIODIC) {
+        if (v->n_samples == SAMPLES) {
+            target = v->rev_samples[0];
+            memmove(v->rev_samples, v->rev_samples + 1, (SAMPLES - 1) * sizeof(int64_t));
+            v->n_samples--;
+        }
+        v->rev_samples[v->n_samples++] = rev;
+    } else {
+        target = rev - (int64_t)v->o.compact_retention;
+        next = 300 * NS_PER_S; /* as etcd: every five minutes */
+    }
+    if (target > store_compact_rev(v->st) && target <= rev) {
+        store_compact(v->st, target, false, NULL, NULL);
+    }
+    loop_timer_start(v->l, t, next, compact_tick, "auto-compaction");
+}
+
+/* ---- life ---- */
+
+static char **copy_list(const char *const *from, size_t n) {
+    char **v = mem_zero_alloc((n + 1) * sizeof(char *));
+    for (size_t i = 0; i < n; i++) {
+        v[i] = str_dup(from[i]);
+    }
+    return v;
+}
+static void free_list(char **v, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        free(v[i]);
+    }
+    free(v);
+}
+
+int storesrv_new(struct loop *l, struct store *s, const struct storesrv_opts *o,
+                 struct storesrv **ret, struct err *e) {
+    struct storesrv *v = new_zero(struct storesrv);
+    v->l = l;
+    v->st = s;
+    v->o = *o;
+    v->o.max_request_bytes = o->max_request_bytes ? o->max_request_bytes : 1536 * 1024;
+    v->o.progress_ns = o->progress_ns ? o->progress_ns : 600 * NS_PER_S;
+    v->name = str_dup(o->name ? o->name : "default");
+    v->client_urls = copy_list(o->client_urls, o->n_client_urls);
+    v->peer_urls = copy_list(o->peer_urls, o->n_peer_urls);
+    v->cluster_id = o->cluster_id;
+    v->member_id = o->member_id;
+    list_init(&v->rpcs);
+    int rc = store_aux_scan(s, SPAN_LIT("identity"), take_id, v, e);
+    if (rc < 0) {
+        storesrv_free(v);
+        return rc;
+    }
+    keep_id(v, "cluster", &v->cluster_id);
+    keep_id(v, "member", &v->member_id);
+    if (o->auto_compact != STORESRV_COMPACT_OFF && o->compact_retention) {
+        v->rev_samples = mem_zero_alloc(SAMPLES * sizeof(int64_t));
+        uint64_t first = o->auto_compact == STORESRV_COMPACT_PERIODIC
+                             ? o->compact_retention / SAMPLES
+                             : 300 * NS_PER_S;
+        loop_timer_start(l, &v->compact_timer, first, compact_tick, "auto-compaction");
+    }
+    *ret = v;
+    return 0;
+}
+
+void storesrv_free(struct storesrv *v) {
+    if (!v) {
+        return;
+    }
+    loop_timer_stop(&v->compact_timer);
+    CHECK(list_empty(&v->rpcs)); /* the HTTP server and the store are closed first */
+    free_list(v->client_urls, v->o.n_client_urls);
+    free_list(v->peer_urls, v->o.n_peer_urls);
+    free(v->rev_samples);
+    free(v->name);
+    free(v);
+}
+
+static void on_request(struct http_req *r, void *ctx) {
+    if (span_starts(http_req_header(r, "content-type"), "application/grpc")) {
+        srv_on_grpc(ctx, r);
+    } else {
+        srv_on_plain(ctx, r);
+    }
+}
+
+static void on_plain_request(struct http_req *r, void *ctx) {
+    srv_on_plain(ctx, r);
+}
+
+struct http_handler storesrv_handler(struct storesrv *v) {
+    return (struct http_handler){on_request, v};
+}
+struct http_handler storesrv_metrics_handler(struct storesrv *v) {
+    return (struct http_handler){on_plain_request, v};
+}

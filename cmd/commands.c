@@ -2,6 +2,9 @@
 
 #define CMD(id) int cmd_##id(struct cmdctx *c, struct err *e);
 CMD(help)
+CMD(kubeconfig)
+CMD(status)
+CMD(farm)
 CMD(netboot)
 CMD(image)
 CMD(pause)
@@ -14,12 +17,15 @@ CMD(store)
 
 const struct cmd cmd_table[] = {
     {"server", "", "make this machine a host: admin cluster, tenants, boot service", cmd_server, 0},
+    {"status", "", "hosts, tenants, control planes and nodes on one screen", cmd_status, 0},
+    {"kubeconfig", "TENANT", "print the kubeconfig of a tenant", cmd_kubeconfig, 0},
     {"help", "[COMMAND]", "list the commands or explain one", cmd_help, 0},
     {"image", "build|ls|rm NAME", "make and list the images that nodes boot", cmd_image, 0},
     {"pause", "", "first process of a pod: waits", cmd_pause, CMD_ROLE},
     {"netboot", "", "boot service: DHCP, TFTP, HTTP, boot documents", cmd_netboot, CMD_ROLE},
     {"version", "", "print the version", cmd_version, 0},
     {"front", "", "one port for the API of every cluster", cmd_front, CMD_ROLE},
+    {"farm", "", "turns Tenants into running clusters", cmd_farm, CMD_ROLE},
     {"keyd", "", "holds the private keys and signs", cmd_keyd, CMD_ROLE},
     {"store", "", "the etcd-compatible store as a process of its own", cmd_store, 0},
     {NULL, NULL, NULL, NULL, 0},

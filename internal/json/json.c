@@ -300,8 +300,15 @@ struct json *json_setn(struct json_doc *d, struct json *obj, struct span key, st
         return v;
     }
     if (old) {
-        yyjson_mut_val *k = must(yyjson_mut_strncpy(d->m, (const char *)key.p, key.n));
-        CHECK(yyjson_mut_obj_replace(val(obj), k, val(v)));
+        /* The library's replace copies the contents and leaves v outside: what is put into v later would be lost. */
+        yyjson_mut_obj_iter it;
+        CHECK(yyjson_mut_obj_iter_init(val(obj), &it));
+        yyjson_mut_val *k;
+        while ((k = yyjson_mut_obj_iter_next(&it)) != NULL && k->next != val(old)) {
+        }
+        CHECK(k != NULL);
+        val(v)->next = val(old)->next;
+        k->next = val(v);
     } else {
         yyjson_mut_val *k = must(yyjson_mut_strncpy(d->m, key.p ? (const char *)key.p : "", key.n));
         CHECK(yyjson_mut_obj_add(val(obj), k, val(v)));

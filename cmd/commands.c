@@ -11,6 +11,7 @@ CMD(pause)
 CMD(server)
 CMD(front)
 CMD(keyd)
+CMD(controllers)
 CMD(version)
 CMD(store)
 #undef CMD
@@ -28,6 +29,8 @@ const struct cmd cmd_table[] = {
     {"farm", "", "turns Tenants into running clusters", cmd_farm, CMD_ROLE},
     {"keyd", "", "holds the private keys and signs", cmd_keyd, CMD_ROLE},
     {"store", "", "the etcd-compatible store as a process of its own", cmd_store, 0},
+    {"controllers", "", "controller loops and the scheduler of one cluster", cmd_controllers,
+     CMD_ROLE},
     {NULL, NULL, NULL, NULL, 0},
 };
 

@@ -400,7 +400,9 @@ void kdelete(struct kclient *c, const struct kref *r, const char *propagation, c
     struct json *o = json_new_obj(d);
     json_set_str(d, o, "apiVersion", "v1");
     json_set_str(d, o, "kind", "DeleteOptions");
-    if (propagation) {
+    if (str_eq(propagation, "now")) {
+        json_set_i64(d, o, "gracePeriodSeconds", 0);
+    } else if (propagation) {
         json_set_str(d, o, "propagationPolicy", propagation);
     }
     if (uid) {

@@ -49,7 +49,8 @@ enum kpatch { KPATCH_JSON, KPATCH_MERGE, KPATCH_STRATEGIC, KPATCH_APPLY };
 /* APPLY uses field_manager and forces. */
 void kpatch(struct kclient *c, const struct kref *r, enum kpatch kind, const struct json *patch, const char *field_manager,
             kclient_cb *done, void *ctx);
-void kdelete(struct kclient *c, const struct kref *r, const char *propagation /* NULL: default */, const char *uid,
+/* propagation: NULL for the resource's default, or "now" for a grace period of zero. */
+void kdelete(struct kclient *c, const struct kref *r, const char *propagation, const char *uid,
              kclient_cb *done, void *ctx);
 /* The path of r below the server, without query. */
 int kref_path(const struct kref *r, struct buf *b);

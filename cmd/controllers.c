@@ -1,0 +1,328 @@
+#include "internal/controllers/controllers.h"
+
+#include "cmd/role.h"
+
+#include "internal/base/rand.h"
+#include "internal/base/version.h"
+#include "internal/kclient/kclient.h"
+#include "internal/keyclient/keyclient.h"
+#include "internal/log/log.h"
+#include "internal/scheduler/scheduler.h"
+#include "internal/sys/sys.h"
+
+#include <stdlib.h>
+
+enum { LIM_FILE = 1 << 20 };
+
+struct opts {
+    const char *kubeconfig, *scheduler_kubeconfig, *server, *sni, *ca, *cert, *key, *token_file;
+    const char *scope, *log_level, *cluster_name, *service_range, *cluster_cidr, *root_ca;
+    const char *sign_cert, *sign_key, *cluster_info, *sign_duration, *grace;
+    int64_t keyd_fd, ready_fd, mask, mask4, mask6, gc_threshold;
+    bool allocate;
+    struct opt_list controllers;
+};
+
+/* "40s", "5m0s", "8760h0m0s" as upstream's flags have them. */
+static int parse_duration(const char *name, const char *text, uint64_t *ret_s, struct err *e) {
+    uint64_t total = 0, n = 0;
+    bool digits = false;
+    for (const char *p = text; *p; p++) {
+        if (*p >= '0' && *p <= '9' && n < 1000000) {
+            n = n * 10 + (uint64_t)(*p - '0');
+            digits = true;
+            continue;
+        }
+        uint64_t unit = *p == 'h' ? 3600 : *p == 'm' ? 60 : *p == 's' ? 1 : 0;
+        if (!unit || !digits) {
+            return err_set(e, ERR_USAGE, "--%s: \"%s\" is not a duration like 40s or 1h30m", name,
+                           text);
+        }
+        total += n * unit;
+        n = 0;
+        digits = false;
+    }
+    if (digits || !*text) {
+        return err_set(e, ERR_USAGE, "--%s: \"%s\" is not a duration like 40s or 1h30m", name,
+                       text);
+    }
+    *ret_s = total;
+    return 0;
+}
+
+static int read_file(const char *path, struct buf *b, struct err *e) {
+    return path ? sys_file_read(AT_FDCWD, path, b, e) : 0;
+}
+
+/* One client identity from keyd, renewed at half of its life. */
+struct ident {
+    struct session *s;
+    const char *cn, *org;
+    struct tls_config *tls;
+    struct kclient *client;
+    struct loop_timer renew;
+};
+
+/* What the process works with. */
+struct session {
+    struct role r;
+    const struct opts *o;
+    struct keyclient *keyd;
+    struct ident ctl, sched; /* sched.client NULL: the same as ctl's */
+    struct buf ca;
+};
+
+static int connect_tls(struct session *s, struct ident *id, struct span ca, struct span cert,
+                       struct span key, const char *token, struct err *e) {
+    struct tls_client_opts to = {.ca_pem = ca, .cert_pem = cert, .key_pem = key};
+    bool plain = span_starts(span_str(s->o->server), "http://");
+    int rc = plain ? 0 : tls_client_config_new(&id->tls, &to, e);
+    if (rc == 0) {
+        struct kclient_opts ko = {.server = s->o->server,
+                                  .sni = s->o->sni,
+                                  .tls = id->tls,
+                                  .token = token,
+                                  .user_agent = "kfarm-controllers/" KF_VERSION};
+        rc = kclient_new(s->r.l, &ko, &id->client, e);
+    }
+    return rc;
+}
+
+#define RENEW_NS (182ull * 86400 * NS_PER_S)
+#define RENEW_RETRY_NS (3600 * NS_PER_S)
+
+static struct key_req request_of(const struct ident *id) {
+    return (struct key_req){.scope = id->s->o->scope,
+                            .profile = KEY_COMPONENT,
+                            .cn = id->cn,
+                            .orgs = {id->org},
+                            .n_orgs = id->org ? 1 : 0};
+}
+
+static void renew_due(struct loop_timer *t);
+
+static void on_renewed(void *ctx, int rc, struct key_identity *ki, const struct err *e) {
+    struct ident *id = ctx;
+    struct err mine = ERR_INIT;
+    if (rc == 0) {
+        rc = tls_config_set_cert(id->tls, buf_view(&ki->cert_pem), buf_view(&ki->key_pem), &mine);
+        e = &mine;
+    }
+    if (rc < 0) {
+        LOG_ERROR("controllers", "certificate not renewed, trying again in an hour",
+                  F_STR("cn", id->cn), F_ERR(e));
+    }
+    loop_timer_start(id->s->r.l, &id->renew, rc < 0 ? RENEW_RETRY_NS : RENEW_NS, renew_due,
+                     "certificate renewal");
+}
+
+static void renew_due(struct loop_timer *t) {
+    struct ident *id = CONTAINER_OF(t, struct ident, renew);
+    const struct key_req q = request_of(id);
+    keyclient_issue(id->s->keyd, &q, on_renewed, id);
+}
+
+/* A client certificate for a key of this process, from keyd. */
+static int connect_keyd(struct session *s, int keyd_fd, struct ident *id, const char *cn,
+                        const char *org, struct err *e) {
+    struct key_identity ki;
+    id->s = s;
+    id->cn = cn;
+    id->org = org;
+    const struct key_req q = request_of(id);
+    key_identity_init(&ki);
+    int rc = key_issue_sync(keyd_fd, &q, &ki, e);
+    if (rc == 0) {
+        buf_reset(&s->ca);
+        buf_span(&s->ca, buf_view(&ki.ca_pem));
+        rc = connect_tls(s, id, buf_view(&ki.ca_pem), buf_view(&ki.cert_pem), buf_view(&ki.key_pem),
+                         NULL, e);
+        loop_timer_start(s->r.l, &id->renew, RENEW_NS, renew_due, "certificate renewal");
+    }
+    key_identity_fini(&ki);
+    return rc < 0 ? err_wrap(e, "identity %s", cn) : 0;
+}
+
+static int connect_files(struct session *s, struct err *e) {
+    const struct opts *o = s->o;
+    AUTO(buf)
+    struct buf cert = BUF_INIT(LIM_FILE),
+               key = BUF_INIT(LIM_FILE), token = BUF_INIT(LIM_FILE);
+    int rc = read_file(o->ca, &s->ca, e);
+    rc = rc < 0 ? rc : read_file(o->cert, &cert, e);
+    rc = rc < 0 ? rc : read_file(o->key, &key, e);
+    rc = rc < 0 ? rc : read_file(o->token_file, &token, e);
+    while (token.n && token.p[token.n - 1] == '\n') {
+        buf_trunc(&token, token.n - 1);
+    }
+    if (rc == 0) {
+        rc = connect_tls(s, &s->ctl, buf_view(&s->ca), buf_view(&cert), buf_view(&key),
+                         token.n ? buf_cstr(&token) : NULL, e);
+    }
+    if (key.p) {
+        secret_wipe(key.p, key.n);
+    }
+    if (token.p) {
+        secret_wipe(token.p, token.n);
+    }
+    return rc;
+}
+
+static int connect_kubeconfig(struct session *s, const char *path, struct kclient **ret,
+                              struct err *e) {
+    AUTO(buf) struct buf text = BUF_INIT(LIM_FILE);
+    int rc = read_file(path, &text, e);
+    if (rc == 0) {
+        rc = kclient_from_kubeconfig(s->r.l, buf_view(&text), NULL, ret, e);
+    }
+    if (text.p) {
+        secret_wipe(text.p, text.n);
+    }
+    return rc;
+}
+
+static int connect_all(struct session *s, int keyd_fd, struct err *e) {
+    const struct opts *o = s->o;
+    int rc;
+    if (keyd_fd >= 0) {
+        /* kube-controller-manager's own role may little more than mint service-account tokens; these loops act
+         * themselves, so their user is an administrator of its cluster. The scheduler has just the scheduler's role. */
+        rc = connect_keyd(s, keyd_fd, &s->ctl, "system:kube-controller-manager", "system:masters",
+                          e);
+        rc = rc < 0 ? rc : connect_keyd(s, keyd_fd, &s->sched, "system:kube-scheduler", NULL, e);
+        return rc < 0 ? rc : keyclient_new(s->r.l, keyd_fd, &s->keyd, e);
+    }
+    rc = o->kubeconfig ? connect_kubeconfig(s, o->kubeconfig, &s->ctl.client, e)
+                       : connect_files(s, e);
+    if (rc == 0 && o->scheduler_kubeconfig) {
+        rc = connect_kubeconfig(s, o->scheduler_kubeconfig, &s->sched.client, e);
+    }
+    return rc;
+}
+
+static int start_controllers(struct session *s, struct kfactory *f, struct controllers **ret,
+                             struct err *e) {
+    const struct opts *o = s->o;
+    AUTO(buf)
+    struct buf root = BUF_INIT(LIM_FILE), cert = BUF_INIT(LIM_FILE), key = BUF_INIT(LIM_FILE);
+    uint64_t grace = 0, ttl = 0;
+    int rc = read_file(o->root_ca, &root, e);
+    rc = rc < 0 ? rc : read_file(o->sign_cert, &cert, e);
+    rc = rc < 0 ? rc : read_file(o->sign_key, &key, e);
+    rc =
+        rc < 0 || !o->grace ? rc : parse_duration("node-monitor-grace-period", o->grace, &grace, e);
+    rc = rc < 0 || !o->sign_duration
+             ? rc
+             : parse_duration("cluster-signing-duration", o->sign_duration, &ttl, e);
+    if (rc < 0) {
+        return rc;
+    }
+    struct controllers_opts co = {
+        .f = f,
+        .enabled = o->controllers.v,
+        .n_enabled = o->controllers.n,
+        .service_cluster_ip_range = o->service_range,
+        .cluster_cidr = o->cluster_cidr,
+        .allocate_node_cidrs = o->allocate && o->cluster_cidr,
+        .node_cidr_mask_v4 = (unsigned)(o->mask4 ? o->mask4 : o->mask),
+        .node_cidr_mask_v6 = (unsigned)o->mask6,
+        .node_monitor_grace_s = grace,
+        .terminated_pod_threshold = (unsigned)o->gc_threshold,
+        .root_ca_pem = root.n ? buf_view(&root) : buf_view(&s->ca),
+        .keyd = s->keyd,
+        .keyd_scope = o->scope,
+        .ca_cert_pem = buf_view(&cert),
+        .ca_key_pem = buf_view(&key),
+        .cert_ttl_s = ttl,
+        .server_url = o->cluster_info,
+    };
+    rc = controllers_start(&co, ret, e);
+    if (key.p) {
+        secret_wipe(key.p, key.n);
+    }
+    return rc;
+}
+
+static int run(const struct opts *o, struct err *e) {
+    struct session s = {.o = o, .ca = BUF_INIT(LIM_FILE)};
+    struct controllers *ctl = NULL;
+    int keyd_fd, ready_fd, rc;
+    if ((rc = role_fd(o->keyd_fd, "keyd-fd", &keyd_fd, e)) < 0 ||
+        (rc = role_fd(o->ready_fd, "ready-fd", &ready_fd, e)) < 0 ||
+        (rc = role_enter(&s.r, "controllers", o->log_level,
+                         SYS_ALLOW_BASE | SYS_ALLOW_CONNECT | (keyd_fd < 0 ? SYS_ALLOW_FILES : 0u),
+                         e)) < 0 ||
+        (rc = connect_all(&s, keyd_fd, e)) < 0) {
+        return rc;
+    }
+    struct kfactory *f = kfactory_new(s.ctl.client);
+    rc = start_controllers(&s, f, &ctl, e);
+    if (rc < 0) {
+        return rc;
+    }
+    if (controllers_is_enabled(o->controllers.v, o->controllers.n, "scheduler")) {
+        struct scheduler_opts so = {.writer = s.sched.client};
+        scheduler_start(f, &so);
+    }
+    buf_fini(&s.ca);
+    role_ready(ready_fd);
+    /* Everything lives until the process ends: nothing here has to be given back. */
+    return loop_run(s.r.l, e);
+}
+
+int cmd_controllers(struct cmdctx *c, struct err *e);
+
+int cmd_controllers(struct cmdctx *c, struct err *e) {
+    struct opts o = {
+        .keyd_fd = -1, .ready_fd = -1, .scope = "admin", .log_level = "info", .server = NULL};
+    const char *unix_path = NULL;
+    const struct opt table[] = {
+        {"kubeconfig", OPT_STR, &o.kubeconfig, "FILE", "how to reach the API server"},
+        {"scheduler-kubeconfig", OPT_STR, &o.scheduler_kubeconfig, "FILE",
+         "identity with which pods are bound (default: the same)"},
+        {"server", OPT_STR, &o.server, "URL", "API server: https://host:port"},
+        {"unix", OPT_STR, &unix_path, "PATH", "API server behind a unix socket"},
+        {"tls-server-name", OPT_STR, &o.sni, "NAME", "name in the API server's certificate"},
+        {"certificate-authority", OPT_STR, &o.ca, "FILE", "CA of the API server"},
+        {"client-certificate", OPT_STR, &o.cert, "FILE", "own certificate"},
+        {"client-key", OPT_STR, &o.key, "FILE", "its key"},
+        {"token-file", OPT_STR, &o.token_file, "FILE", "bearer token instead of a certificate"},
+        {"keyd-fd", OPT_I64, &o.keyd_fd, "FD", "channel to keyd (certificates, signing)"},
+        {"scope", OPT_STR, &o.scope, "SCOPE", "cluster in keyd: admin or a tenant's uid"},
+        {"ready-fd", OPT_I64, &o.ready_fd, "FD", "gets a line feed when the loops run"},
+        {"controllers", OPT_LIST, &o.controllers, "LIST",
+         "'*' all, 'name' also this one, '-name' not this one; the scheduler is one of them"},
+        {"cluster-name", OPT_STR, &o.cluster_name, "NAME", "accepted for compatibility"},
+        {"cluster-cidr", OPT_STR, &o.cluster_cidr, "CIDR", "pods' addresses"},
+        {"service-cluster-ip-range", OPT_STR, &o.service_range, "CIDR", "services' addresses"},
+        {"allocate-node-cidrs", OPT_BOOL, &o.allocate, NULL,
+         "give every node a range of --cluster-cidr (yes)"},
+        {"node-cidr-mask-size", OPT_I64, &o.mask, "BITS", "of a node's IPv4 range (24)"},
+        {"node-cidr-mask-size-ipv4", OPT_I64, &o.mask4, "BITS", "the same"},
+        {"node-cidr-mask-size-ipv6", OPT_I64, &o.mask6, "BITS", "of a node's IPv6 range (64)"},
+        {"node-monitor-grace-period", OPT_STR, &o.grace, "TIME",
+         "silence before a node is Unknown (40s)"},
+        {"terminated-pod-gc-threshold", OPT_I64, &o.gc_threshold, "N",
+         "finished pods that are kept (12500)"},
+        {"root-ca-file", OPT_STR, &o.root_ca, "FILE", "CA published in kube-root-ca.crt"},
+        {"cluster-signing-cert-file", OPT_STR, &o.sign_cert, "FILE",
+         "CA that signs requests, without keyd"},
+        {"cluster-signing-key-file", OPT_STR, &o.sign_key, "FILE", "its key"},
+        {"cluster-signing-duration", OPT_STR, &o.sign_duration, "TIME",
+         "life of certificates (8760h0m0s)"},
+        {"cluster-info-server", OPT_STR, &o.cluster_info, "URL",
+         "address in kube-public/cluster-info (default: of the Service kubernetes)"},
+        {"log-level", OPT_STR, &o.log_level, "LEVEL", "debug, info, warn, error"},
+        {NULL, OPT_STR, NULL, NULL, NULL},
+    };
+    int rc = opt_parse(c, table, NULL, NULL, e);
+    if (rc < 0) {
+        return rc;
+    }
+    AUTO_FREE char *url = unix_path ? str_fmt("unix://%s", unix_path) : NULL;
+    o.server = url ? url : o.server;
+    if (!o.kubeconfig && !o.server) {
+        return err_set(e, ERR_USAGE, "one of --kubeconfig, --server and --unix is needed");
+    }
+    return run(&o, e);
+}

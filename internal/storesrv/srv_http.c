@@ -71,7 +71,8 @@ void srv_on_plain(struct storesrv *v, struct http_req *r) {
     } else if (get && (span_eq_str(p, "/livez") || span_eq_str(p, "/readyz"))) {
         text(r, 200, "text/plain; charset=utf-8", "ok\n");
     } else if (get && span_eq_str(p, "/version")) {
-        text(r, 200, "application/json", "{\"etcdserver\":\"" ETCD_VERSION "\",\"etcdcluster\":\"3.5.0\"}");
+        text(r, 200, "application/json",
+             "{\"etcdserver\":\"" ETCD_VERSION "\",\"etcdcluster\":\"3.5.0\"}");
     } else if (get && span_eq_str(p, "/metrics")) {
         AUTO(buf) struct buf b = BUF_INIT(1 << 20);
         srv_metrics(v, &b);

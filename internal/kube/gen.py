@@ -136,6 +136,18 @@ def read_defaults(types):
         f[0].default = value
 
 
+def read_columns():
+    cols, cur = {}, None
+    for line in rows('columns.tsv'):
+        c = line.split('\t')
+        if c[0] == 'R':
+            cur = cols.setdefault(('' if c[1] == '-' else c[1], c[2]), [])
+        else:
+            cur.append((c[0], c[1], '' if c[2] == '-' else c[2], c[3], c[4]))
+    cols[('events.k8s.io', 'events')] = cols[('', 'events')]
+    return cols
+
+
 COMMON = {'apiVersion': 'Version of the schema of this object, as group/version.',
           'kind': 'Name of the kind of this object.',
           'metadata': 'Standard metadata: name, namespace, labels, annotations and what the server keeps about the object.',
@@ -230,6 +242,15 @@ def main(out):
         for g, (versions, sets) in groups.items():
             o.write('    {%s, {%s}, %s},\n' % (quote(g), ', '.join(quote(v) for v in versions), sets))
         o.write('};\nconst size_t kube_gen_n_groups = %d;\n\n' % len(groups))
+        columns, at = read_columns(), 0
+        place = {}
+        o.write('const struct kube_column kube_gen_columns[] = {\n')
+        for key, cols in columns.items():
+            place[key] = (at, len(cols))
+            at += len(cols)
+            for c in cols:
+                o.write('    {%s, %s, %s, %s, %s},\n' % (quote(c[0]), quote(c[1]), quote(c[2]), quote(c[4]), c[3]))
+        o.write('};\n\n')
         o.write('const struct kube_resource kube_gen_resources[] = {\n')
         for i, (g, v, res, kind, scope, singular, verbs, short, cats) in enumerate(resources):
             name, _, sub = res.partition('/')
@@ -249,7 +270,8 @@ def main(out):
                 '&kube_gen_types[%d]' % index[lt] if lt and not sub else 'NULL',
                 ' | '.join('KUBE_V_' + x.upper() for x in verbs.split(',') if x) or '0',
                 'KUBE_SET_UPSTREAM | KUBE_SET_FARM' if i < n_upstream else 'KUBE_SET_FARM',
-                'true' if scope == 'Namespaced' else 'false', 'true' if stored else 'false']))
+                'true' if scope == 'Namespaced' else 'false', 'true' if stored else 'false',
+                *[str(x) for x in place.get((g, name), (0, 0))]]))
         o.write('};\nconst size_t kube_gen_n_resources = %d;\n' % len(resources))
 
 

@@ -113,6 +113,7 @@ struct kube_resource {
     uint8_t sets;                      /* enum kube_set */
     bool namespaced;
     bool stored; /* this version's form is the one kept in the store (see kube_stored) */
+    uint16_t column, n_columns; /* of its table; none: Name and Age */
 };
 
 size_t kube_n_resources(void);

@@ -163,6 +163,13 @@ struct kube_kind {
     uint16_t type;
 };
 
+/* One column of a table; `expr` says what its cells show (data/columns.tsv). */
+struct kube_column {
+    const char *name, *type, *format, *expr;
+    uint8_t priority;
+};
+
+extern const struct kube_column kube_gen_columns[];
 extern const char kube_gen_str[];
 extern const char kube_gen_desc[];
 extern const struct kube_type kube_gen_types[];

@@ -15,10 +15,10 @@ demo="$build iproute2 iputils-ping nftables procps curl openssl jq etcd-client k
     qemu-system-x86 qemu-utils ovmf seabios ipxe-qemu ipxe mmdebstrap squashfs-tools cpio zstd kmod
     busybox-static"
 # The peers and tools of the test suite.
-test="$demo ccache clang clang-format bats nghttp2-client udhcpc isc-dhcp-client tftp-hpa atftp
+test="$demo ccache clang clang-format bats nghttp2-client udhcpc isc-dhcp-client isc-dhcp-relay tftp-hpa atftp
     python3-kubernetes python3-yaml socat tcpdump strace nodejs?node npm?npm"
 # What the benchmarks compare with.
-bench="$demo nghttp2-client wrk atftp etcd-server dnsmasq-base"
+bench="$demo nghttp2-client wrk atftp tftpd-hpa kea-admin etcd-server dnsmasq-base"
 
 case ${1:-} in
 build) packages=$build ;;

@@ -146,8 +146,7 @@ static int connect_keyd(struct session *s, int keyd_fd, struct ident *id, const 
 static int connect_files(struct session *s, struct err *e) {
     const struct opts *o = s->o;
     AUTO(buf)
-    struct buf cert = BUF_INIT(LIM_FILE),
-               key = BUF_INIT(LIM_FILE), token = BUF_INIT(LIM_FILE);
+    struct buf cert = BUF_INIT(LIM_FILE), key = BUF_INIT(LIM_FILE), token = BUF_INIT(LIM_FILE);
     int rc = read_file(o->ca, &s->ca, e);
     rc = rc < 0 ? rc : read_file(o->cert, &cert, e);
     rc = rc < 0 ? rc : read_file(o->key, &key, e);

@@ -53,7 +53,7 @@ static size_t n_slots(const struct range *r) {
 static size_t slot_of(const struct range *r, const uint8_t *addr) {
     size_t k = 0;
     for (unsigned i = r->prefix; i < r->mask; i++) {
-        k = k << 1 | ((addr[i / 8] >> (7 - i % 8)) & 1u);
+        k = k << 1 | ((unsigned)(addr[i / 8] >> (7 - i % 8)) & 1u);
     }
     return k;
 }

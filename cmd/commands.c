@@ -12,6 +12,7 @@ CMD(server)
 CMD(front)
 CMD(keyd)
 CMD(controllers)
+CMD(apiserver)
 CMD(version)
 CMD(store)
 #undef CMD
@@ -31,6 +32,7 @@ const struct cmd cmd_table[] = {
     {"store", "", "the etcd-compatible store as a process of its own", cmd_store, 0},
     {"controllers", "", "controller loops and the scheduler of one cluster", cmd_controllers,
      CMD_ROLE},
+    {"apiserver", "", "the Kubernetes API of one cluster, with its store", cmd_apiserver, CMD_ROLE},
     {NULL, NULL, NULL, NULL, 0},
 };
 

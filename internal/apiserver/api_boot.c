@@ -1,0 +1,254 @@
+#include "internal/apiserver/api_int.h"
+
+/* What a cluster has from its first moment: namespaces, RBAC defaults, priority classes, flow control, and the `kubernetes`
+ * service. The first start writes all of it in a few transactions; later starts look only for what is missing, add rules
+ * that upstream's reconciliation would add, and bring the addresses of the service up to date. */
+
+enum { BOOT_TXN_OPS = 100 };
+
+struct boot {
+    struct apiserver *a;
+    struct store_txn *txn;
+    size_t n_ops;
+    char now[TIME_STR];
+};
+
+static void boot_done(struct apiserver *a) {
+    a->ready = true;
+    uint64_t ms = (clock_ns() - a->started_ns) / NS_PER_MS;
+    LOG_INFO("apiserver", "ready", F_U64("ms", ms), F_I64("rev", store_rev(a->store)));
+    if (a->on_ready != NULL) {
+        a->on_ready(a->ready_ctx);
+    }
+}
+
+static void on_boot_txn(void *ctx, struct store_txn *t, int rc, const struct err *e) {
+    struct apiserver *a = ctx;
+    if (rc < 0) {
+        LOG_ERROR("apiserver", "writing the first objects", F_ERR(e));
+    } else if (!t->body.succeeded) {
+        LOG_WARN("apiserver", "the first objects changed while they were written, continuing");
+    }
+    if (--a->n_boot_pending == 0) {
+        boot_done(a);
+    }
+}
+
+static void boot_flush(struct boot *b) {
+    if (b->txn != NULL) {
+        b->a->n_boot_pending++;
+        store_txn(b->a->store, b->txn, on_boot_txn, b->a);
+        b->txn = NULL;
+        b->n_ops = 0;
+    }
+}
+
+/* Queues a new object or a new state of `cur`. The tree is of the stored version and in d. */
+static int boot_put(struct boot *b, struct api_res *res, struct json_doc *d, struct json *obj,
+                    const struct api_obj *cur, const struct json *old, struct err *e) {
+    static const char manager[] = "kube-apiserver";
+    const struct kube_apply_opts ao = {.manager = manager, .time = b->now};
+    struct json *meta = json_need_obj(d, obj, "metadata");
+    if (cur == NULL) {
+        char uid[37];
+        rand_uuid(uid);
+        json_set_str(d, meta, "uid", uid);
+        json_set_str(d, meta, "creationTimestamp", b->now);
+        kube_default(d, obj, res->kr);
+        kube_prepare_create(d, obj, res->kr);
+    }
+    kube_managed_update(d, res->kr, old, obj, &ao, false);
+    AUTO(buf) struct buf bytes = BUF_INIT(LIM_KUBE_OBJECT);
+    int rc = api_store_bytes(d, res, res->kr, obj, &bytes, e);
+    if (rc < 0) {
+        return rc;
+    }
+    const char *ns = kube_namespace(obj);
+    AUTO_FREE char *key =
+        str_fmt("%s%s%s%s", res->prefix, ns, ns[0] != '\0' ? "/" : "", kube_name(obj));
+    if (b->txn == NULL) {
+        b->txn = store_txn_new(0);
+    }
+    store_txn_cmp(b->txn, &b->txn->body, STORE_T_MOD, STORE_EQUAL, span_str(key),
+                  cur != NULL ? cur->rv : 0);
+    store_txn_put(b->txn, &b->txn->body.then, span_str(key), buf_view(&bytes), 0);
+    if (++b->n_ops >= BOOT_TXN_OPS) {
+        boot_flush(b);
+    }
+    return 0;
+}
+
+static struct api_res *res_of_tree(const struct apiserver *a, const struct json *obj) {
+    struct span group;
+    struct span version;
+    const char *av = json_str_or(json_get(obj, "apiVersion"), "");
+    if (kube_gv_split(av, &group, &version) < 0) {
+        return NULL;
+    }
+    AUTO_FREE char *g = str_dupn(group.p, group.n);
+    AUTO_FREE char *v = str_dupn(version.p, version.n);
+    const struct kube_resource *kr =
+        kube_resource_by_kind(g, v, json_str_or(json_get(obj, "kind"), ""));
+    return kr != NULL ? api_res_of(a, kr) : NULL;
+}
+
+/* Adds what the default has and the stored role or binding lacks; never takes anything away. */
+static bool add_missing(struct json_doc *d, struct json *cur, const struct json *want,
+                        const char *list) {
+    bool changed = false;
+    JSON_EACH(it, v, json_get(want, list)) {
+        bool found = false;
+        JSON_EACH(it2, have, json_get(cur, list)) {
+            found = found || json_eq(have, v);
+        }
+        if (!found) {
+            json_push(json_need_arr(d, cur, list), json_copy(d, v));
+            changed = true;
+        }
+    }
+    return changed;
+}
+
+static int reconcile(struct boot *b, struct api_res *res, const struct json *want,
+                     const struct api_obj *o, struct err *e) {
+    static const char auto_key[] = "rbac.authorization.kubernetes.io/autoupdate";
+    AUTO(json_docp) struct json_doc *d = NULL;
+    if (strcmp(res->kr->group, "rbac.authorization.k8s.io") != 0 || api_obj_parse(o, &d) < 0) {
+        return 0;
+    }
+    struct json *cur = json_root(d);
+    const char *mode = kube_annotation(cur, auto_key);
+    if (mode == NULL || strcmp(mode, "true") != 0 || json_get(cur, "aggregationRule") != NULL) {
+        return 0;
+    }
+    const struct json *old = json_copy(d, cur);
+    bool rules = add_missing(d, cur, want, "rules");
+    bool subjects = add_missing(d, cur, want, "subjects");
+    return rules || subjects ? boot_put(b, res, d, cur, o, old, e) : 0;
+}
+
+static int boot_table(struct boot *b, struct err *e) {
+    struct span all = span_str(api_bootstrap_json);
+    struct span line;
+    while (span_next(&all, '\n', &line)) {
+        AUTO(json_docp) struct json_doc *d = NULL;
+        if (line.n == 0) {
+            continue;
+        }
+        int rc = json_parse(line, 0, &d, e);
+        if (rc < 0) {
+            return err_wrap(e, "built-in objects");
+        }
+        struct json *obj = json_root(d);
+        struct api_res *res = res_of_tree(b->a, obj);
+        if (res == NULL) {
+            continue;
+        }
+        struct api_obj *o = api_cache_find(res, kube_namespace(obj), kube_name(obj));
+        rc = o == NULL ? boot_put(b, res, d, obj, NULL, NULL, e) : reconcile(b, res, obj, o, e);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* ---- the kubernetes service ---- */
+
+static struct json *https_port(struct json_doc *d, unsigned port) {
+    struct json *p = json_new_obj(d);
+    json_set_str(d, p, "name", "https");
+    json_set_i64(d, p, "port", port);
+    json_set_str(d, p, "protocol", "TCP");
+    return p;
+}
+
+static void service_spec(struct boot *b, struct json_doc *d, struct json *o) {
+    struct json *labels = json_set_obj(d, json_get(o, "metadata"), "labels");
+    json_set_str(d, labels, "component", "apiserver");
+    json_set_str(d, labels, "provider", "kubernetes");
+    struct json *spec = json_set_obj(d, o, "spec");
+    struct json *port = https_port(d, 443);
+    json_set_i64(d, port, "targetPort", b->a->advertise_port != 0 ? b->a->advertise_port : 6443);
+    json_push(json_set_arr(d, spec, "ports"), port);
+    json_set_str(d, spec, "clusterIP", api_svc_first_ip(b->a));
+    json_push_str(d, json_set_arr(d, spec, "clusterIPs"), api_svc_first_ip(b->a));
+    json_set_str(d, spec, "type", "ClusterIP");
+    json_set_str(d, spec, "sessionAffinity", "None");
+    json_push_str(d, json_set_arr(d, spec, "ipFamilies"), "IPv4");
+    json_set_str(d, spec, "ipFamilyPolicy", "SingleStack");
+    json_set_str(d, spec, "internalTrafficPolicy", "Cluster");
+}
+
+static void endpoints_spec(struct boot *b, struct json_doc *d, struct json *o) {
+    struct json *labels = json_set_obj(d, json_get(o, "metadata"), "labels");
+    json_set_str(d, labels, "endpointslice.kubernetes.io/skip-mirror", "true");
+    struct json *sub = json_new_obj(d);
+    struct json *addr = json_new_obj(d);
+    json_set_str(d, addr, "ip", b->a->advertise_address);
+    json_push(json_set_arr(d, sub, "addresses"), addr);
+    json_push(json_set_arr(d, sub, "ports"), https_port(d, b->a->advertise_port));
+    json_push(json_set_arr(d, o, "subsets"), sub);
+}
+
+static void slice_spec(struct boot *b, struct json_doc *d, struct json *o) {
+    struct json *labels = json_set_obj(d, json_get(o, "metadata"), "labels");
+    json_set_str(d, labels, "kubernetes.io/service-name", "kubernetes");
+    json_set_str(d, o, "addressType",
+                 strchr(b->a->advertise_address, ':') != NULL ? "IPv6" : "IPv4");
+    struct json *ep = json_new_obj(d);
+    json_push_str(d, json_set_arr(d, ep, "addresses"), b->a->advertise_address);
+    json_set_bool(d, json_set_obj(d, ep, "conditions"), "ready", true);
+    json_push(json_set_arr(d, o, "endpoints"), ep);
+    json_push(json_set_arr(d, o, "ports"), https_port(d, b->a->advertise_port));
+}
+
+static int boot_kubernetes(struct boot *b, const char *group, const char *resource,
+                           void (*fill)(struct boot *b, struct json_doc *d, struct json *o),
+                           const char *part, struct err *e) {
+    struct api_res *res = api_res_find(b->a, group, resource);
+    if (res == NULL) {
+        return 0;
+    }
+    AUTO(json_docp) struct json_doc *d = json_doc_new();
+    struct json *want =
+        kube_object_new(d, kube_api_version(res->kr), res->kr->kind, "default", "kubernetes");
+    fill(b, d, want);
+    struct api_obj *o = api_cache_find(res, "default", "kubernetes");
+    if (o == NULL) {
+        return boot_put(b, res, d, want, NULL, NULL, e);
+    }
+    AUTO(json_docp) struct json_doc *have = NULL;
+    if (part == NULL || api_obj_parse(o, &have) < 0 ||
+        json_eq(json_get(json_root(have), part), json_get(want, part))) {
+        return 0;
+    }
+    struct json *obj = json_copy(d, json_root(have));
+    const struct json *old = json_copy(d, obj);
+    json_set(d, obj, part, json_copy(d, json_get(want, part)));
+    if (strcmp(part, "endpoints") == 0) {
+        json_set(d, obj, "ports", json_copy(d, json_get(want, "ports")));
+    }
+    return boot_put(b, res, d, obj, o, old, e);
+}
+
+int api_boot_start(struct apiserver *a, struct err *e) {
+    struct boot b = {.a = a};
+    time_rfc3339(clock_wall_ns() / NS_PER_S, b.now);
+    a->n_boot_pending = 1;
+    int rc = boot_table(&b, e);
+    if (rc >= 0) {
+        rc = boot_kubernetes(&b, "", "services", service_spec, NULL, e);
+    }
+    if (rc >= 0 && a->advertise_address != NULL) {
+        rc = boot_kubernetes(&b, "", "endpoints", endpoints_spec, "subsets", e);
+        rc = rc >= 0 ? boot_kubernetes(&b, "discovery.k8s.io", "endpointslices", slice_spec,
+                                       "endpoints", e)
+                     : rc;
+    }
+    boot_flush(&b);
+    if (--a->n_boot_pending == 0 && rc >= 0) {
+        boot_done(a);
+    }
+    return rc;
+}

@@ -1,0 +1,355 @@
+#include "internal/apiserver/api_int.h"
+
+/* ---- objects ---- */
+
+/* Where `"resourceVersion":"N",` goes: behind the uid, as upstream orders metadata; at the front of metadata when the
+ * object has none. 0: there is no metadata where our own writer puts it. */
+static size_t splice_at(struct span stored) {
+    static const char meta[] = "\"metadata\":{";
+    static const char uid[] = "\"uid\":\"";
+    size_t window = stored.n < 2048 ? stored.n : 2048;
+    const uint8_t *m = memmem(stored.p, window, meta, sizeof meta - 1);
+    if (m == NULL) {
+        return 0;
+    }
+    size_t at = (size_t)(m - stored.p) + sizeof meta - 1;
+    const uint8_t *u = memmem(stored.p + at, window - at, uid, sizeof uid - 1);
+    if (u != NULL) {
+        size_t end = (size_t)(u - stored.p) + sizeof uid - 1;
+        while (end < stored.n && stored.p[end] != '"') {
+            end++;
+        }
+        if (end + 1 < stored.n && stored.p[end + 1] == ',') {
+            return end + 2;
+        }
+    }
+    return at;
+}
+
+static struct api_obj *obj_alloc(struct span key, size_t ns_n, size_t n, int64_t rv,
+                                 int64_t create_rev) {
+    struct api_obj *o = mem_zero_alloc(sizeof *o + key.n + n);
+    o->refs = 1;
+    o->key_n = (uint32_t)key.n;
+    o->ns_n = (uint32_t)ns_n;
+    o->n = (uint32_t)n;
+    o->rv = rv;
+    o->create_rev = create_rev;
+    memcpy(o->data, key.p, key.n);
+    return o;
+}
+
+struct api_obj *api_obj_new(struct span key, size_t ns_n, struct span stored, int64_t rv,
+                            int64_t create_rev) {
+    char num[48];
+    size_t at = splice_at(stored);
+    bool last = at > 0 && at < stored.n && stored.p[at] == '}';
+    int n =
+        snprintf(num, sizeof num, "\"resourceVersion\":\"%lld\"%s", (long long)rv, last ? "" : ",");
+    size_t num_n = at > 0 && n > 0 ? (size_t)n : 0;
+    struct api_obj *o = obj_alloc(key, ns_n, stored.n + num_n, rv, create_rev);
+    char *p = o->data + key.n;
+    memcpy(p, stored.p, at);
+    memcpy(p + at, num, num_n);
+    memcpy(p + at + num_n, stored.p + at, stored.n - at);
+    return o;
+}
+
+/* The same object as of another revision (that of its deletion). */
+struct api_obj *api_obj_at_rv(const struct api_obj *o, int64_t rv) {
+    char was[48];
+    char now[48];
+    int was_n = snprintf(was, sizeof was, "\"resourceVersion\":\"%lld\"", (long long)o->rv);
+    int now_n = snprintf(now, sizeof now, "\"resourceVersion\":\"%lld\"", (long long)rv);
+    struct span json = api_obj_json(o);
+    const uint8_t *hit = memmem(json.p, json.n < 4096 ? json.n : 4096, was, (size_t)was_n);
+    if (hit == NULL) {
+        return obj_alloc(api_obj_key(o), o->ns_n, 0, rv, o->create_rev);
+    }
+    size_t at = (size_t)(hit - json.p);
+    size_t n = json.n - (size_t)was_n + (size_t)now_n;
+    struct api_obj *c = obj_alloc(api_obj_key(o), o->ns_n, n, rv, o->create_rev);
+    char *p = c->data + c->key_n;
+    memcpy(p, json.p, at);
+    memcpy(p + at, now, (size_t)now_n);
+    memcpy(p + at + now_n, json.p + at + was_n, json.n - at - (size_t)was_n);
+    return c;
+}
+
+void api_obj_unref(struct api_obj *o) {
+    if (o == NULL) {
+        return;
+    }
+    DCHECK(o->refs > 0);
+    if (--o->refs == 0) {
+        free(o);
+    }
+}
+
+int api_obj_parse(const struct api_obj *o, struct json_doc **ret) {
+    struct err e = ERR_INIT;
+    int rc = json_parse(api_obj_json(o), 0, ret, &e);
+    if (rc < 0) {
+        LOG_ERROR("apiserver", "stored object does not parse", F_SPAN("key", api_obj_key(o)),
+                  F_ERR(&e));
+    }
+    return rc;
+}
+
+/* ---- lookup ---- */
+
+size_t api_cache_lower(const struct api_res *res, struct span key) {
+    size_t lo = 0;
+    size_t hi = res->n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (span_cmp(api_obj_key(res->objs[mid]), key) < 0) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    return lo;
+}
+
+struct api_obj *api_cache_get(const struct api_res *res, struct span key) {
+    size_t at = api_cache_lower(res, key);
+    if (at < res->n && span_eq(api_obj_key(res->objs[at]), key)) {
+        return res->objs[at];
+    }
+    return NULL;
+}
+
+struct api_obj *api_cache_find(const struct api_res *res, const char *ns, const char *name) {
+    char key[2 * LIM_KUBE_NAME + 2];
+    if (res == NULL || name == NULL) {
+        return NULL;
+    }
+    int rc = ns != NULL && ns[0] != '\0' ? str_put(key, sizeof key, "%s/%s", ns, name)
+                                         : str_put(key, sizeof key, "%s", name);
+    return rc < 0 ? NULL : api_cache_get(res, span_str(key));
+}
+
+void api_cache_span(const struct api_res *res, const char *ns, size_t *from, size_t *to) {
+    *from = 0;
+    *to = res->n;
+    if (ns == NULL || ns[0] == '\0') {
+        return;
+    }
+    char key[LIM_KUBE_NAME + 2];
+    if (str_put(key, sizeof key, "%s/", ns) < 0) {
+        *to = 0;
+        return;
+    }
+    *from = api_cache_lower(res, span_str(key));
+    key[strlen(key) - 1] = '/' + 1;
+    *to = api_cache_lower(res, span_str(key));
+}
+
+/* ---- ring ---- */
+
+const struct api_event *api_ring_at(const struct api_res *res, uint64_t seq) {
+    return &res->ring[seq & (res->ring_cap - 1)];
+}
+
+static size_t event_bytes(const struct api_event *ev) {
+    return ev->obj->n + (ev->prev != NULL ? ev->prev->n : 0u);
+}
+
+static void ring_drop(struct api_res *res) {
+    struct api_event *ev = &res->ring[res->first & (res->ring_cap - 1)];
+    res->ring_from = ev->rv;
+    res->ring_bytes -= event_bytes(ev);
+    api_obj_unref(ev->obj);
+    api_obj_unref(ev->prev);
+    memset(ev, 0, sizeof *ev);
+    res->first++;
+}
+
+static void ring_grow(struct api_res *res) {
+    size_t cap = res->ring_cap == 0 ? 16 : res->ring_cap * 2;
+    struct api_event *ring = mem_array(NULL, cap, sizeof *ring, LIM_API_RING);
+    if (ring == NULL) {
+        ring_drop(res);
+        return;
+    }
+    memset(ring, 0, cap * sizeof *ring);
+    for (uint64_t i = res->first; i < res->next; i++) {
+        ring[i & (cap - 1)] = *api_ring_at(res, i);
+    }
+    free(res->ring);
+    res->ring = ring;
+    res->ring_cap = cap;
+}
+
+static void ring_add(struct api_res *res, const struct api_event *ev) {
+    size_t bytes = event_bytes(ev);
+    while (res->first < res->next && res->ring_bytes + bytes > LIM_API_RING_BYTES) {
+        ring_drop(res);
+    }
+    if (res->next - res->first == res->ring_cap) {
+        if (res->ring_cap < LIM_API_RING) {
+            ring_grow(res);
+        } else {
+            ring_drop(res);
+        }
+    }
+    res->ring[res->next & (res->ring_cap - 1)] = *ev;
+    res->next++;
+    res->ring_bytes += bytes;
+}
+
+/* ---- changes from the store ---- */
+
+/* Resource and cache key of "/registry/group/resource/[ns/]name"; false for keys of nobody here. */
+static bool key_parse(const struct apiserver *a, struct span full, struct api_res **res,
+                      struct span *key, size_t *ns_n) {
+    static const char root[] = "/registry/";
+    struct span s = full;
+    struct span skipped;
+    struct span group;
+    struct span resource;
+    if (!span_starts(s, root) || span_take(&s, sizeof root - 1, &skipped) < 0 ||
+        span_until(&s, '/', &group) < 0 || span_until(&s, '/', &resource) < 0) {
+        return false;
+    }
+    *res = map_get(&a->by_name, span_of(group.p, group.n + 1 + resource.n));
+    if (*res == NULL || s.n == 0) {
+        return false;
+    }
+    *key = s;
+    ptrdiff_t slash = span_index(s, '/');
+    *ns_n = slash > 0 ? (size_t)slash : 0;
+    return (slash > 0) == (*res)->kr->namespaced;
+}
+
+static bool cache_insert(struct api_res *res, size_t at, struct api_obj *o) {
+    if (res->n == res->cap) {
+        size_t cap = res->cap == 0 ? 8 : res->cap * 2;
+        struct api_obj **objs = mem_array(res->objs, cap, sizeof *objs, 1u << 26);
+        if (objs == NULL) {
+            return false;
+        }
+        res->objs = objs;
+        res->cap = cap;
+    }
+    memmove(&res->objs[at + 1], &res->objs[at], (res->n - at) * sizeof *res->objs);
+    res->objs[at] = o;
+    res->n++;
+    return true;
+}
+
+static struct api_res *apply_event(struct apiserver *a, const struct store_event *ev) {
+    struct api_res *res = NULL;
+    struct span key;
+    size_t ns_n = 0;
+    if (!key_parse(a, ev->kv.key, &res, &key, &ns_n)) {
+        return NULL;
+    }
+    size_t at = api_cache_lower(res, key);
+    struct api_obj *prev =
+        at < res->n && span_eq(api_obj_key(res->objs[at]), key) ? res->objs[at] : NULL;
+    struct api_event out = {.rv = ev->kv.mod_rev, .prev = prev};
+    if (ev->type == STORE_DELETE) {
+        if (prev == NULL) {
+            return NULL;
+        }
+        out.type = API_DELETED;
+        out.obj = api_obj_at_rv(prev, ev->kv.mod_rev);
+        memmove(&res->objs[at], &res->objs[at + 1], (res->n - at - 1) * sizeof *res->objs);
+        res->n--; /* the reference goes to the event */
+    } else {
+        out.type = prev != NULL ? API_MODIFIED : API_ADDED;
+        out.obj = api_obj_new(key, ns_n, ev->kv.value, ev->kv.mod_rev, ev->kv.create_rev);
+        if (prev != NULL) {
+            res->objs[at] = api_obj_ref(out.obj);
+        } else if (cache_insert(res, at, out.obj)) {
+            api_obj_ref(out.obj);
+        } else {
+            LOG_ERROR("apiserver", "out of memory for the cache");
+            abort();
+        }
+    }
+    ring_add(res, &out);
+    if (res == a->services) {
+        api_svc_event(a, out.prev, out.type == API_DELETED ? NULL : out.obj);
+    }
+    res->last_rv = out.rv;
+    res->generation++;
+    return res;
+}
+
+static int on_store_events(void *ctx, struct store_watch *w, const struct store_watch_msg *m) {
+    struct apiserver *a = ctx;
+    (void)w;
+    if (m->kind == STORE_WATCH_CANCELLED) {
+        /* Compaction never overtakes this watch; anything else means that the cache can no longer be trusted. */
+        LOG_ERROR("apiserver", "the store ended the watch", F_STR("reason", m->reason));
+        abort();
+    }
+    for (size_t i = 0; i < m->n; i++) {
+        struct api_res *res = apply_event(a, m->events[i]);
+        if (res != NULL && !list_empty(&res->watches)) {
+            res->dirty = true;
+        }
+    }
+    for (size_t i = 0; i < a->n_res; i++) {
+        if (a->res[i].dirty) {
+            a->res[i].dirty = false;
+            api_watch_event(a, &a->res[i]);
+        }
+    }
+    return 0;
+}
+
+static int on_scan(void *ctx, const struct store_kv *kv) {
+    struct apiserver *a = ctx;
+    struct api_res *res = NULL;
+    struct span key;
+    size_t ns_n = 0;
+    if (!key_parse(a, kv->key, &res, &key, &ns_n)) {
+        return 0;
+    }
+    struct api_obj *o = api_obj_new(key, ns_n, kv->value, kv->mod_rev, kv->create_rev);
+    if (!cache_insert(res, res->n, o)) {
+        api_obj_unref(o);
+        return -ERR_NOMEM;
+    }
+    return 0;
+}
+
+int api_cache_load(struct apiserver *a, struct err *e) {
+    int64_t rev = 0;
+    struct span from = SPAN_LIT("/registry/");
+    struct span to = SPAN_LIT("/registry0");
+    int rc = store_scan(a->store, from, to, on_scan, a, &rev, e);
+    if (rc < 0) {
+        return rc;
+    }
+    for (size_t i = 0; i < a->n_res; i++) {
+        a->res[i].ring_from = rev;
+        a->res[i].last_rv = rev;
+    }
+    const struct store_watch_req q = {.key = from, .end = to, .start_rev = rev + 1};
+    return store_watch_start(a->store, &q, on_store_events, a, &a->watch, e);
+}
+
+void api_cache_free(struct apiserver *a) {
+    store_watch_stop(a->watch);
+    a->watch = NULL;
+    for (size_t i = 0; i < a->n_res; i++) {
+        struct api_res *res = &a->res[i];
+        while (res->first < res->next) {
+            ring_drop(res);
+        }
+        for (size_t k = 0; k < res->n; k++) {
+            api_obj_unref(res->objs[k]);
+        }
+        free(res->ring);
+        free(res->objs);
+        free(res->prefix);
+    }
+    free(a->res);
+    a->res = NULL;
+    a->n_res = 0;
+}

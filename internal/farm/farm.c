@@ -339,6 +339,10 @@ static struct kinformer *watch(struct farm *f, const char *group, const char *ve
     return i;
 }
 
+static void tenants_synced(void *ctx) {
+    farm_apply_roles(ctx);
+}
+
 int farm_new(struct loop *l, const struct farm_opts *o, struct farm **ret, struct err *e) {
     (void)e;
     struct farm *f = new_zero(struct farm);
@@ -353,7 +357,7 @@ int farm_new(struct loop *l, const struct farm_opts *o, struct farm **ret, struc
     f->secrets = watch(f, "", "v1", "secrets", owned_changed, FARM_TENANT_LABEL);
     f->machines =
         watch(f, "cluster.x-k8s.io", "v1beta1", "machines", owned_changed, FARM_TENANT_LABEL);
-    farm_apply_roles(f);
+    kinformer_on_synced(f->tenants, tenants_synced, f); /* before that the API may not answer yet */
     *ret = f;
     return 0;
 }

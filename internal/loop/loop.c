@@ -220,7 +220,11 @@ static int wait_ms(struct loop *l, uint64_t max_ns) {
 }
 
 int loop_step(struct loop *l, uint64_t max_ns, struct err *e) {
-    run_hooks(l);
+    /* A hook may finish what the caller of single steps waits for: look again before sleeping. */
+    if (!list_empty(&l->hooks)) {
+        run_hooks(l);
+        max_ns = 0;
+    }
     if (l->stopping) { /* by a hook: do not sleep first */
         return 0;
     }

@@ -228,7 +228,7 @@ static int netboot(struct proc *p, struct sys_spawn *sp, int *own, size_t *n_own
                             false};
     proc_arg(p, "--unix=%s/admin/api.sock", o->run_dir);
     proc_arg(p, "--data-dir=%s/netboot", o->data_dir);
-    proc_arg(p, "--image-dir=%s/images", o->data_dir);
+    proc_arg(p, "--images-dir=%s/images", o->data_dir);
     proc_arg(p, "--boot-dir=%s/boot", o->data_dir);
     proc_arg(p, "--node-ip=%s", o->node_ip);
     for (size_t i = 0; i < o->n_netboot_args; i++) {

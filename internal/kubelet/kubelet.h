@@ -121,7 +121,7 @@ struct kubelet_runtime_ops {
     void (*list)(void *rt, kubelet_list_cb *done, void *ctx);
     void (*sandbox_start)(void *rt, const struct kubelet_sandbox *s, kubelet_id_cb *done, void *ctx);
     void (*sandbox_stop)(void *rt, const char *id, kubelet_done_cb *done, void *ctx); /* its containers are stopped */
-    void (*sandbox_remove)(void *rt, const char *id, kubelet_done_cb *done, void *ctx);
+    void (*sandbox_remove)(void *rt, const char *id, kubelet_done_cb *done, void *ctx); /* with its containers */
     /* `secrets`: dockerconfigjson documents, tried in order; NULL elements never occur. */
     void (*image_get)(void *rt, const char *image, kubelet_image_cb *done, void *ctx);
     void (*image_pull)(void *rt, const char *image, const struct json *const *secrets, size_t n, kubelet_image_cb *done,
@@ -146,6 +146,7 @@ struct kubelet_runtime_ops {
 struct kubelet;
 struct tls_config;
 
+/* Strings and arrays are borrowed as long as the kubelet lives. */
 struct kubelet_opts {
     struct loop *loop;
     struct kclient *client;
@@ -159,6 +160,8 @@ struct kubelet_opts {
     const struct json *labels; /* object; kept in line on the Node, as are taints. Borrowed until kubelet_set_tags. */
     const struct json *taints; /* array of Taint, NULL: none */
     const char *provider_id;   /* "" none */
+    const char *pod_cidr;      /* spec.podCIDR of a Node that is registered here for the first time; NULL: a controller's */
+    const char *cni_dir;       /* where the pod network's configuration is written once podCIDR is known; NULL: nowhere */
     const char *cluster_dns, *cluster_domain; /* "" none: dnsPolicy ClusterFirst acts as Default */
     const char *resolv_conf;   /* of dnsPolicy Default; NULL: "/etc/resolv.conf" */
     uint64_t backoff_min_ns, backoff_max_ns, backoff_reset_ns; /* of crashed containers; 0: 10 s, 300 s, 600 s */
@@ -168,11 +171,13 @@ struct kubelet_opts {
     bool no_service_env;       /* no variables for Services */
     uint16_t port;             /* of the log server, 0: none */
     const char *bind_address;  /* NULL: all */
-    struct tls_config *server_tls; /* required with port; client certificates are demanded by it */
+    struct tls_config *server_tls; /* NULL: the server starts with kubelet_serve */
 };
 NODISCARD int kubelet_new(const struct kubelet_opts *o, struct kubelet **ret, struct err *e);
 /* Leaves running containers alone (a restarted kubelet adopts them). */
 void kubelet_free(struct kubelet *k);
+/* Opens the log server on o.port, once there is a certificate. Clients must show one that its CA signed. */
+NODISCARD int kubelet_serve(struct kubelet *k, struct tls_config *tls, struct err *e);
 /* The runtime saw something change: list again soon. Cheap, may be called for every event. */
 void kubelet_runtime_changed(struct kubelet *k);
 /* Marks the Node NotReady with this reason at once (shutdown), then done. */

@@ -7,6 +7,8 @@ CMD(status)
 CMD(farm)
 CMD(netboot)
 CMD(image)
+CMD(agent)
+CMD(kubelet)
 CMD(pause)
 CMD(server)
 CMD(front)
@@ -24,6 +26,8 @@ const struct cmd cmd_table[] = {
     {"help", "[COMMAND]", "list the commands or explain one", cmd_help, 0},
     {"image", "build|ls|rm NAME", "make and list the images that nodes boot", cmd_image, 0},
     {"pause", "", "first process of a pod: waits", cmd_pause, CMD_ROLE},
+    {"agent", "", "first process of a network-booted node", cmd_agent, 0},
+    {"kubelet", "", "runs the pods bound to a node", cmd_kubelet, CMD_ROLE},
     {"netboot", "", "boot service: DHCP, TFTP, HTTP, boot documents", cmd_netboot, CMD_ROLE},
     {"version", "", "print the version", cmd_version, 0},
     {"front", "", "one port for the API of every cluster", cmd_front, CMD_ROLE},

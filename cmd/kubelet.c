@@ -1,8 +1,8 @@
+#include "internal/kubelet/kubelet.h"
 #include "cmd/cmd.h"
 #include "internal/base/rand.h"
 #include "internal/json/json.h"
 #include "internal/kclient/kclient.h"
-#include "internal/kubelet/kubelet.h"
 #include "internal/log/log.h"
 #include "internal/sys/sys.h"
 #include "internal/tls/tls.h"
@@ -11,17 +11,21 @@
 
 int cmd_kubelet(struct cmdctx *c, struct err *e);
 
-static const char *opt_server = "", *opt_server_name = "", *opt_credentials = "", *opt_node = "", *opt_tags = "";
+static const char *opt_server = "", *opt_server_name = "", *opt_credentials = "", *opt_node = "",
+                  *opt_tags = "";
 static const char *opt_runtime = "/run/containerd/containerd.sock", *opt_root = "/var/lib/kubelet";
 static const char *opt_logs = "/var/log/pods", *opt_cni = "/etc/cni/net.d", *opt_pod_cidr = "";
-static const char *opt_dns = "", *opt_domain = "cluster.local", *opt_provider = "", *opt_level = "info";
+static const char *opt_dns = "", *opt_domain = "cluster.local", *opt_provider = "",
+                  *opt_level = "info";
 static struct opt_list opt_ips;
 static int64_t opt_port = 10250, opt_max_pods = 110;
 
 static const struct opt options[] = {
     {"server", OPT_STR, &opt_server, "URL", "API server of the cluster"},
-    {"server-name", OPT_STR, &opt_server_name, "NAME", "name in the API server's certificate, when it is not the host's"},
-    {"credentials", OPT_STR, &opt_credentials, "DIR", "holds ca.crt, client.crt, client.key and, later, serving.crt and .key"},
+    {"server-name", OPT_STR, &opt_server_name, "NAME",
+     "name in the API server's certificate, when it is not the host's"},
+    {"credentials", OPT_STR, &opt_credentials, "DIR",
+     "holds ca.crt, client.crt, client.key and, later, serving.crt and .key"},
     {"node-name", OPT_STR, &opt_node, "NAME", "name of the Node"},
     {"node-ip", OPT_LIST, &opt_ips, "ADDR", "addresses of the node, the most important first"},
     {"tags", OPT_STR, &opt_tags, "FILE", "JSON with labels and taints of the Node"},
@@ -29,7 +33,8 @@ static const struct opt options[] = {
     {"root-dir", OPT_STR, &opt_root, "DIR", "volumes of pods"},
     {"pod-logs", OPT_STR, &opt_logs, "DIR", "logs of containers"},
     {"cni-dir", OPT_STR, &opt_cni, "DIR", "where the pod network's configuration is written"},
-    {"pod-cidr", OPT_STR, &opt_pod_cidr, "CIDR", "pod addresses of this node, when no controller gives them"},
+    {"pod-cidr", OPT_STR, &opt_pod_cidr, "CIDR",
+     "pod addresses of this node, when no controller gives them"},
     {"cluster-dns", OPT_STR, &opt_dns, "ADDR", "DNS server of the pods"},
     {"cluster-domain", OPT_STR, &opt_domain, "NAME", "domain of the cluster"},
     {"provider-id", OPT_STR, &opt_provider, "ID", "spec.providerID of the Node"},
@@ -87,8 +92,8 @@ static int server_identity(struct run *r, struct err *e) {
     if (rc == 0 && r->server_tls) {
         rc = tls_config_set_cert(r->server_tls, buf_view(&cert), buf_view(&key), e);
     } else if (rc == 0) {
-        rc = tls_server_config_new(&r->server_tls, buf_view(&cert), buf_view(&key), buf_view(&ca), TLS_CLIENT_OPTIONAL,
-                                   e);
+        rc = tls_server_config_new(&r->server_tls, buf_view(&cert), buf_view(&key), buf_view(&ca),
+                                   TLS_CLIENT_OPTIONAL, e);
     }
     secret_wipe(key.p, key.n);
     return rc;
@@ -117,7 +122,8 @@ static void on_deadline(struct loop_timer *t) {
 static void reload(struct run *r) {
     struct err e = ERR_INIT;
     if (client_identity(r, &e) < 0) {
-        LOG_WARN("kubelet", "client certificate not reloaded, continuing with the old one", F_ERR(&e));
+        LOG_WARN("kubelet", "client certificate not reloaded, continuing with the old one",
+                 F_ERR(&e));
         err_reset(&e);
     }
     if (opt_port == 0) {
@@ -152,7 +158,8 @@ static int read_tags(struct run *r, struct err *e) {
     if (!*opt_tags) {
         return 0;
     }
-    if (sys_file_read(AT_FDCWD, opt_tags, &b, e) < 0 || json_parse(buf_view(&b), 0, &r->tags, e) < 0) {
+    if (sys_file_read(AT_FDCWD, opt_tags, &b, e) < 0 ||
+        json_parse(buf_view(&b), 0, &r->tags, e) < 0) {
         return err_wrap(e, "--tags=%s", opt_tags);
     }
     r->o.labels = json_get(json_root(r->tags), "labels");
@@ -174,7 +181,8 @@ static int setup(struct run *r, struct err *e) {
                                     .sni = *opt_server_name ? opt_server_name : NULL,
                                     .tls = r->client_tls,
                                     .user_agent = "kubelet"};
-    if (kclient_new(r->l, &ko, &r->client, e) < 0 || kubelet_cri_new(r->l, opt_runtime, &r->cri, e) < 0) {
+    if (kclient_new(r->l, &ko, &r->client, e) < 0 ||
+        kubelet_cri_new(r->l, opt_runtime, &r->cri, e) < 0) {
         return -(int)e->code;
     }
     kubelet_cri_on_change(r->cri, on_cri_change, r);
@@ -204,9 +212,11 @@ int cmd_kubelet(struct cmdctx *c, struct err *e) {
         return -(int)e->code;
     }
     if (!*opt_server || !*opt_credentials || !*opt_node || opt_ips.n == 0) {
-        return err_set(e, ERR_USAGE, "--server, --credentials, --node-name and --node-ip are needed");
+        return err_set(e, ERR_USAGE,
+                       "--server, --credentials, --node-name and --node-ip are needed");
     }
-    if (log_parse_level(opt_level, &level) < 0 || opt_port < 0 || opt_port > 65535 || opt_max_pods < 1) {
+    if (log_parse_level(opt_level, &level) < 0 || opt_port < 0 || opt_port > 65535 ||
+        opt_max_pods < 1) {
         return err_set(e, ERR_USAGE, "--log-level, --port or --max-pods is out of range");
     }
     log_init("kubelet", level, false);

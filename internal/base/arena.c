@@ -20,10 +20,12 @@ void *arena_alloc(struct arena *a, size_t n) {
     want &= ~(size_t)15;
     struct arena_block *b = a->head;
     if (!b || b->cap - b->used < want) {
+        size_t left = a->max > a->used ? a->max - a->used : 0;
         size_t cap = want > BLOCK_MIN ? want : BLOCK_MIN;
-        if (want > a->max || a->used > a->max - want) {
+        if (want > left) {
             return NULL;
         }
+        cap = cap < left ? cap : left & ~(size_t)15;
         b = calloc(1, sizeof(*b) + cap);
         if (!b) {
             return NULL;

@@ -1,0 +1,170 @@
+#include "internal/loop/loop.h"
+
+#include "internal/base/rand.h"
+#include "internal/t/t.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+struct tick {
+    struct loop_timer t;
+    uint64_t fired_ns;
+    unsigned n;
+};
+
+static void on_tick(struct loop_timer *t) {
+    struct tick *k = CONTAINER_OF(t, struct tick, t);
+    (void)k;
+    k->n++;
+}
+
+TEST(loop, virtual_clock_jumps) {
+    struct err e = ERR_INIT;
+    struct loop *l;
+    struct tick a = {{0}, 0, 0}, b = {{0}, 0, 0};
+    ASSERT_OK(loop_new_virtual(&l, 1000, &e), &e);
+    loop_timer_start(l, &a.t, 3600 * NS_PER_S, on_tick, "a");
+    loop_timer_start(l, &b.t, 10, on_tick, "b");
+    loop_timer_start(l, &b.t, 20, on_tick, "b"); /* restart moves it */
+    ASSERT_OK(loop_run(l, &e), &e);
+    ASSERT_EQ(1, a.n);
+    ASSERT_EQ(1, b.n);
+    ASSERT(loop_now(l) == 1000 + 3600 * NS_PER_S);
+    loop_free(l);
+}
+
+/* Timers against a sorted model: random starts and stops, then all that are left fire in order. */
+struct order {
+    struct tick k[64];
+    uint64_t due[64], last;
+    struct loop *l;
+    int bad;
+};
+static void in_order(struct loop_timer *t) {
+    struct tick *k = CONTAINER_OF(t, struct tick, t);
+    struct order *o = (struct order *)(void *)(uintptr_t)k->fired_ns;
+    size_t i = (size_t)(k - o->k);
+    o->bad |= o->due[i] == 0 || o->due[i] < o->last || loop_now(o->l) < o->due[i];
+    o->last = o->due[i];
+    o->due[i] = 0;
+}
+static int prop_timers(const uint8_t *p, size_t n) {
+    struct t_gen g = {span_of(p, n)};
+    struct order *o = new_zero(struct order);
+    if (loop_new_virtual(&o->l, 1, NULL) < 0) {
+        return 1;
+    }
+    while (g.s.n) {
+        uint32_t i = t_gen_u32(&g, 0, 63), what = t_gen_u32(&g, 0, 3);
+        o->k[i].fired_ns = (uintptr_t)o;
+        if (what) {
+            uint64_t after = t_gen_u32(&g, 1, 1000000);
+            loop_timer_start(o->l, &o->k[i].t, after, in_order, "p");
+            o->due[i] = 1 + after;
+        } else {
+            loop_timer_stop(&o->k[i].t);
+            o->due[i] = 0;
+        }
+    }
+    int bad = loop_run(o->l, NULL) < 0 || o->bad;
+    for (size_t i = 0; i < 64; i++) {
+        bad |= o->due[i] != 0;
+    }
+    loop_free(o->l);
+    free(o);
+    return bad;
+}
+
+TEST(loop, timers_fire_in_order) {
+    t_property("timers", prop_timers, 200, 2000);
+}
+
+struct pair {
+    struct loop_io a, b;
+    unsigned n;
+};
+static void stop_both(struct loop_io *io, uint32_t ev) {
+    (void)ev;
+    struct pair *p =
+        str_eq(io->name, "a") ? CONTAINER_OF(io, struct pair, a) : CONTAINER_OF(io, struct pair, b);
+    p->n++;
+    loop_io_stop(&p->a);
+    loop_io_stop(&p->b);
+}
+
+/* Both descriptors are ready in one batch; the first callback stops the second: it must not run. */
+TEST(loop, stop_takes_events_already_fetched) {
+    struct err e = ERR_INIT;
+    struct loop *l;
+    int x[2], y[2];
+    struct pair p = {.n = 0};
+    ASSERT_EQ(0, pipe(x));
+    ASSERT_EQ(0, pipe(y));
+    ASSERT_EQ(1, write(x[1], "a", 1));
+    ASSERT_EQ(1, write(y[1], "a", 1));
+    ASSERT_OK(loop_new(&l, &e), &e);
+    ASSERT_OK(loop_io_start(l, &p.a, x[0], LOOP_READ, stop_both, "a", &e), &e);
+    ASSERT_OK(loop_io_start(l, &p.b, y[0], LOOP_READ, stop_both, "b", &e), &e);
+    ASSERT_OK(loop_run(l, &e), &e);
+    ASSERT_EQ(1, p.n);
+    loop_free(l);
+    for (int i = 0; i < 2; i++) {
+        close(x[i]);
+        close(y[i]);
+    }
+}
+
+static void set_flag(void *ctx) {
+    *(bool *)ctx = true;
+}
+
+/* A caller of single steps waits for what a hook does: the step must come back although nothing else happens. */
+TEST(loop, step_returns_after_a_hook) {
+    struct err e = ERR_INIT;
+    struct loop *l;
+    struct loop_hook h = {{NULL, NULL}, NULL, NULL, NULL};
+    struct tick far = {{0}, 0, 0};
+    bool done = false;
+    ASSERT_OK(loop_new(&l, &e), &e);
+    loop_timer_start(l, &far.t, 3600 * NS_PER_S, on_tick, "far");
+    loop_before_sleep(l, &h, set_flag, &done);
+    uint64_t from = clock_ns();
+    while (!done) {
+        ASSERT_OK(loop_step(l, UINT64_MAX, &e), &e);
+    }
+    ASSERT(clock_ns() - from < 10 * NS_PER_S);
+    loop_timer_stop(&far.t);
+    loop_free(l);
+}
+
+struct job {
+    struct loop_work w;
+    unsigned id, *next;
+    bool ran;
+};
+static void job_run(struct loop_work *w) {
+    CONTAINER_OF(w, struct job, w)->ran = true;
+}
+static void job_done(struct loop_work *w) {
+    struct job *j = CONTAINER_OF(w, struct job, w);
+    ASSERT(j->ran);
+    ASSERT_EQ(j->id, *j->next);
+    (*j->next)++;
+}
+
+TEST(loop, work_comes_back_in_order) {
+    struct err e = ERR_INIT;
+    struct loop *l;
+    static struct job jobs[500];
+    unsigned next = 0;
+    ASSERT_OK(loop_new(&l, &e), &e);
+    for (unsigned i = 0; i < 500; i++) {
+        jobs[i] = (struct job){{NULL, job_run, job_done}, i, &next, false};
+        ASSERT_OK(loop_work_submit(l, LANE_FILE, &jobs[i].w, &e), &e);
+    }
+    while (next < 250) {
+        ASSERT_OK(loop_step(l, UINT64_MAX, &e), &e);
+    }
+    loop_free(l); /* waits for the rest */
+    ASSERT_EQ(500, next);
+}

@@ -77,6 +77,9 @@ server_start() {
     for flag in "$@"; do
         case $flag in --https-listen-port=*) port=${flag#*=} ;; esac
     done
+    if [ -e "$WORK/$name.pid" ]; then # left by a test that failed
+        stop_pid "$(cat "$WORK/$name.pid")" || true
+    fi
     began=$(now_ms)
     # Not by on(): a function in the background is a shell of its own, and its pid is not the server's.
     nsenter --net="/run/netns/$NS" -- "$KFARM" server --data-dir "$WORK/$name" --node-name host-1 "$@" </dev/null >"$WORK/$name.out" 2>>"$WORK/$name.log" 3>&- 4>&- &

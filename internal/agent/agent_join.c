@@ -47,7 +47,7 @@ struct agent_join {
     struct agent_join_opts o;
     struct arena mem;
     const char *node, *server, *server_name, *dir;
-    struct buf ca;
+    struct buf ca, boot_key, boot_csr; /* one bootstrap key for all tries: a ticket admits no second one */
     struct kclient *client;
     struct tls_config *tls;
     struct request requests[PURPOSES];
@@ -297,15 +297,14 @@ static int bootstrap_key(struct agent_join *j, struct buf *key_pem, struct buf *
 
 /* Runs before the node does anything else on this loop, so that one blocking exchange delays nobody. */
 static void ticket_send(struct agent_join *j) {
-    AUTO(buf) struct buf key = BUF_INIT(LIM_PEM), csr = BUF_INIT(LIM_PEM);
     AUTO(json_docp) struct json_doc *d = json_doc_new();
     AUTO(json_docp) struct json_doc *answer = NULL;
     struct err e = ERR_INIT;
     struct json *o = json_new_obj(d);
-    int rc = bootstrap_key(j, &key, &csr, &e);
+    int rc = j->boot_key.n ? 0 : bootstrap_key(j, &j->boot_key, &j->boot_csr, &e);
     if (rc == 0) {
         json_set_str(d, o, "ticket", json_str_at(j->o.doc, "ticket"));
-        json_set_str(d, o, "csr", buf_cstr(&csr));
+        json_set_str(d, o, "csr", buf_cstr(&j->boot_csr));
         rc = agent_post(j->o.boot_url, j->o.pin, "/v1/join", o, &answer, &e);
     }
     if (rc < 0) {
@@ -321,7 +320,7 @@ static void ticket_send(struct agent_join *j) {
         return;
     }
     const char *cert = json_str_at(json_root(answer), "cert");
-    if (!cert || identity_client(j, span_str(cert), buf_view(&key), &e) < 0) {
+    if (!cert || identity_client(j, span_str(cert), buf_view(&j->boot_key), &e) < 0) {
         if (!cert) {
             err_set(&e, ERR_INVALID, "the boot server's answer has no certificate");
         }
@@ -330,7 +329,8 @@ static void ticket_send(struct agent_join *j) {
         agent_say("join: admitted to %s", j->server);
         request_start(&j->requests[FOR_CLIENT]);
     }
-    secret_wipe(key.p, key.n);
+    secret_wipe(j->boot_key.p, j->boot_key.n);
+    buf_reset(&j->boot_key);
 }
 
 int agent_join_start(const struct agent_join_opts *o, struct agent_join **ret, struct err *e) {
@@ -339,6 +339,8 @@ int agent_join_start(const struct agent_join_opts *o, struct agent_join **ret, s
     j->o = *o;
     j->dir = o->dir;
     buf_init(&j->ca, 4 * LIM_PEM);
+    buf_init(&j->boot_key, LIM_PEM);
+    buf_init(&j->boot_csr, LIM_PEM);
     j->node = json_str_at(o->doc, "hostname");
     j->server = json_str_at(tenant, "server");
     j->server_name = json_str_at(tenant, "serverName");

@@ -137,6 +137,9 @@ void tls_state_unref(struct tls_state *s) {
         free(p->sni);
         free(p);
     }
+    while (s->n_spare) {
+        free(s->spare[--s->n_spare]);
+    }
     mbedtls_x509_crt_free(&s->ca);
     mbedtls_ssl_ticket_free(&s->tickets);
     free(s);

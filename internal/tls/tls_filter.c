@@ -18,13 +18,14 @@ struct tls_filter {
     struct tls_state *state;
     mbedtls_ssl_context ssl;
     int fd, sys; /* errno of the last failed call */
+    struct tls_half in, out;
     size_t held; /* bytes that mbedTLS has taken but not sent */
     char *sni;
     struct span ip; /* client: the address that the certificate must name */
     uint8_t ip_bytes[16];
     bool pin_seen, is_open;
     uint32_t flags; /* why verification failed */
-    struct pki_info info;
+    char *names;    /* of the peer, one behind the other */
     struct tls_peer peer;
 };
 
@@ -144,6 +145,23 @@ static int refuse(struct tls_filter *t, uint32_t flags, struct err *e) {
     return judge(t, MBEDTLS_ERR_X509_CERT_VERIFY_FAILED, NULL, "TLS handshake", e);
 }
 
+/* In one piece of just the right size: there may be thousands of connections. */
+static void copy_names(struct tls_filter *t, const struct pki_subject *s) {
+    size_t n = strlen(s->cn) + 1;
+    for (size_t i = 0; i < s->n_orgs; i++) {
+        n += strlen(s->orgs[i]) + 1;
+    }
+    char *at = t->names = mem_zero_alloc(n);
+    memcpy(at, s->cn, strlen(s->cn));
+    t->peer.cn = at;
+    t->peer.n_orgs = s->n_orgs < TLS_PEER_ORGS ? s->n_orgs : TLS_PEER_ORGS;
+    for (size_t i = 0; i < t->peer.n_orgs; i++) {
+        at += strlen(at) + 1;
+        memcpy(at, s->orgs[i], strlen(s->orgs[i]));
+        t->peer.orgs[i] = at;
+    }
+}
+
 static int read_peer(struct tls_filter *t, struct err *e) {
     const mbedtls_x509_crt *c = mbedtls_ssl_get_peer_cert(&t->ssl);
     t->peer.sni = t->sni;
@@ -161,17 +179,23 @@ static int read_peer(struct tls_filter *t, struct err *e) {
     if (!t->state->is_server) {
         return 0;
     }
+    struct pki_info info;
     t->peer.cert_der = span_of(c->raw.p, c->raw.len);
-    int rc = pki_cert_parse(t->peer.cert_der, &t->info, e);
+    int rc = pki_cert_parse(t->peer.cert_der, &info, e);
     if (rc < 0) {
         return rc;
     }
-    t->peer.cn = t->info.subject.cn;
-    t->peer.n_orgs = t->info.subject.n_orgs;
-    for (size_t i = 0; i < t->peer.n_orgs; i++) {
-        t->peer.orgs[i] = t->info.subject.orgs[i];
-    }
+    copy_names(t, &info.subject);
+    pki_info_fini(&info);
     return 0;
+}
+
+static void park(struct tls_filter *t) {
+    tls_park(t->state, &t->ssl, &t->in, &t->out);
+}
+
+static void unpark(struct tls_filter *t) {
+    tls_unpark(t->state, &t->ssl, &t->in, &t->out);
 }
 
 static int f_handshake(struct net_filter *f, int fd, uint32_t *want, struct err *e) {
@@ -182,7 +206,9 @@ static int f_handshake(struct net_filter *f, int fd, uint32_t *want, struct err 
         return judge(t, m, want, "TLS handshake", e);
     }
     t->is_open = true;
-    return read_peer(t, e);
+    int rc = read_peer(t, e);
+    park(t);
+    return rc;
 }
 
 static ssize_t f_read(struct net_filter *f, int fd, uint8_t *p, size_t n, uint32_t *want,
@@ -190,9 +216,11 @@ static ssize_t f_read(struct net_filter *f, int fd, uint8_t *p, size_t n, uint32
     struct tls_filter *t = self(f);
     int m;
     t->fd = fd;
+    unpark(t);
     do {
         m = mbedtls_ssl_read(&t->ssl, p, n);
     } while (m == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET);
+    park(t);
     if (m == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY || m == MBEDTLS_ERR_SSL_CONN_EOF) {
         return 0;
     }
@@ -205,7 +233,9 @@ static int f_flush(struct net_filter *f, int fd, uint32_t *want, struct err *e) 
     struct tls_filter *t = self(f);
     t->fd = fd;
     if (t->held) {
+        unpark(t);
         int m = mbedtls_ssl_write(&t->ssl, (const unsigned char *)"", t->held);
+        park(t);
         if (m < 0) {
             return judge(t, m, want, "sending", e);
         }
@@ -220,7 +250,9 @@ static ssize_t f_write(struct net_filter *f, int fd, const uint8_t *p, size_t n,
     t->fd = fd;
     int max = mbedtls_ssl_get_max_out_record_payload(&t->ssl);
     size_t part = max > 0 && n > (size_t)max ? (size_t)max : n;
+    unpark(t);
     int m = mbedtls_ssl_write(&t->ssl, p, part);
+    park(t);
     if (m == MBEDTLS_ERR_SSL_WANT_WRITE) {
         t->held = part;
         return (ssize_t)part;
@@ -240,14 +272,17 @@ static void f_bye(struct net_filter *f, int fd) {
     struct tls_filter *t = self(f);
     t->fd = fd;
     if (t->is_open) {
+        unpark(t);
         IGNORE_ERR(mbedtls_ssl_close_notify(&t->ssl), "the socket is closed next");
     }
 }
 
 static void f_free(struct net_filter *f) {
     struct tls_filter *t = self(f);
+    unpark(
+        t); /* mbedTLS wipes and frees its buffers by the size it thinks they have, which ours exceed */
     mbedtls_ssl_free(&t->ssl);
-    pki_info_fini(&t->info);
+    free(t->names);
     tls_state_unref(t->state);
     free(t->sni);
     free(t);

@@ -17,6 +17,15 @@ struct tls_pair {
     mbedtls_pk_context key;
 };
 
+/* A record buffer that was given back (tls_park.c). */
+struct tls_half {
+    uintptr_t base;
+    uint8_t seq[8];
+    bool ours; /* the buffer in use came from the state */
+};
+
+enum { TLS_SPARE = 4 };
+
 struct tls_state {
     unsigned refs;
     bool is_server, insecure, pinned;
@@ -26,6 +35,8 @@ struct tls_state {
     mbedtls_x509_crt ca;
     bool has_ca, has_tickets;
     mbedtls_ssl_ticket_context tickets;
+    uint8_t *spare[TLS_SPARE]; /* record buffers between two uses */
+    size_t n_spare;
     mbedtls_ssl_config conf[3]; /* by enum tls_alpn; servers use the first */
 };
 
@@ -35,5 +46,8 @@ void tls_state_unref(struct tls_state *s);
 int tls_rng(void *ctx, unsigned char *p, size_t n);
 int tls_on_sni(void *ctx, mbedtls_ssl_context *ssl, const unsigned char *name, size_t n);
 int tls_fail(struct err *e, enum err_code c, int mbed, const char *what);
+/* After the handshake: around every call that may move bytes. */
+void tls_park(struct tls_state *s, mbedtls_ssl_context *ssl, struct tls_half *in, struct tls_half *out);
+void tls_unpark(struct tls_state *s, mbedtls_ssl_context *ssl, struct tls_half *in, struct tls_half *out);
 
 #endif

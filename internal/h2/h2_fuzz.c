@@ -72,7 +72,7 @@ FUZZ(h2_peer)(const uint8_t *p, size_t n) {
     struct span in = span_of(p + 1, n - 1), part;
     int rc = 0;
     if (s.is_server) {
-        rc = h2_feed(h, SPAN_LIT(preface), &why);
+        rc = h2_feed(h, span_str(preface), &why);
     } else {
         struct h2_header q[] = {{SPAN_LIT(":method"), SPAN_LIT("GET")},
                                 {SPAN_LIT(":scheme"), SPAN_LIT("http")},

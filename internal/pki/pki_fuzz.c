@@ -8,7 +8,7 @@ FUZZ(pki_pem)(const uint8_t *p, size_t n) {
                               "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEYD54V/vp+54P9DXarYqx4MPcm+HK\n"
                               "RIQzNasYSoRQHQ/6S6Ps8tpMcT+KvIIC8W/e9k0W7Cm72M1P9jU7SLf/vg==\n"
                               "-----END PUBLIC KEY-----\n";
-    struct span in = span_of(p, n), keys[] = {SPAN_LIT(pub)};
+    struct span in = span_of(p, n), keys[] = {span_str(pub)};
     struct pki_info i;
     struct pki_key *k;
     AUTO(buf) struct buf out = BUF_INIT(1 << 20);

@@ -157,7 +157,7 @@ static void on_timer(struct loop_timer *t) {
         d->state = AGENT_DHCP_RENEWING;
         d->tries = 0;
         d->xid = (uint32_t)rand_u64();
-        /* fall through */
+        __attribute__((fallthrough));
     case AGENT_DHCP_RENEWING:
         send_message(d, DHCP_REQUEST);
         d->tries++;

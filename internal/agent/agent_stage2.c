@@ -319,7 +319,6 @@ static int network(struct node *n, struct err *e) {
     const struct json *o = json_root(n->notes);
     const char *nic = json_str_at(o, "interface");
     struct agent_lease lease;
-    AUTO(buf) struct buf b = BUF_INIT(4096);
     if (!nic || agent_lease_from_json(json_get(o, "lease"), &lease) < 0) {
         return err_set(e, ERR_INVALID, "%s is not what stage 1 writes", AGENT_BOOT_FILE);
     }

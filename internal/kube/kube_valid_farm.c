@@ -61,7 +61,7 @@ static void rule(struct val *v, const char *child, const struct json *x, const c
             v_name(v, child, x, NAME_SUBDOMAIN);
         }
     } else {
-        CHECK(!"unknown rule in kfarm.txt");
+        check_failed("unknown rule in kfarm.txt", __FILE__, __LINE__);
     }
 }
 

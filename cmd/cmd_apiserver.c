@@ -497,9 +497,11 @@ int cmd_apiserver(struct cmdctx *c, struct err *e) {
             return dir;
         }
     }
+    /* Connections go out to kubelets; listening is for standalone use only. */
+    unsigned allow = SYS_ALLOW_BASE | SYS_ALLOW_FILES | SYS_ALLOW_CONNECT | (f->port > 0 ? SYS_ALLOW_LISTEN : 0u);
     a.r.on_stop = on_stop;
     a.r.ctx = &a;
-    if ((rc = role_enter(&a.r, "apiserver", f->level, 0, e)) >= 0) {
+    if ((rc = role_enter(&a.r, "apiserver", f->level, allow, e)) >= 0) {
         rc = run(&a, dir, keyd, e);
         role_leave(&a.r);
     }

@@ -400,7 +400,7 @@ static void openapi_v2(struct api_call *c) {
     }
     api_reply_take(
         c, 200,
-        pb ? "application/com.github.proto-openapi.spec.v2@v1.0+protobuf" : "application/json", &b);
+        pb ? "application/com.github.proto-openapi.spec.v2.v1.0+protobuf" : "application/json", &b);
 }
 
 static void openapi_v3_index(struct api_call *c) {

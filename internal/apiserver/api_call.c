@@ -147,11 +147,19 @@ bool api_negotiate(struct span accept, struct api_out *ret, bool *ret_discovery_
         return true;
     }
     struct span one;
+    bool found = false;
     while (span_next(&accept, ',', &one)) {
         struct clause k = clause_parse(span_trim(one));
-        if (clause_take(&k, ret, ret_discovery_v2)) {
-            return true;
+        struct api_out other = *ret;
+        bool discovery = false;
+        if (!found && clause_take(&k, ret, ret_discovery_v2)) {
+            found = true;
+        } else if (found && ret->media == API_PB && clause_take(&k, &other, &discovery)) {
+            ret->json_too = ret->json_too || (other.media == API_JSON && other.as == API_AS_OBJECT);
         }
+    }
+    if (found) {
+        return true;
     }
     *ret = (struct api_out){.media = API_JSON, .as = API_AS_OBJECT, .as_version = "v1"};
     return false;
@@ -243,6 +251,10 @@ static void call_dispatch(struct api_call *c) {
         return;
     }
     c->res = c->main != NULL ? api_res_of(c->a, c->main) : NULL;
+    if (c->out.media == API_PB && (c->kr->type == NULL || !kube_pb_has(c->kr->type)) &&
+        c->out.json_too) {
+        c->out.media = API_JSON; /* kinds of our own have no protobuf form */
+    }
     if (span_eq_str(http_req_method(c->r), "HEAD")) {
         api_fail_method(c);
         return;

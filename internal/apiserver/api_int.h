@@ -167,6 +167,7 @@ struct api_out {
     enum api_as as;
     const char *as_version; /* "v1" or "v1beta1" of meta.k8s.io */
     bool pretty;
+    bool json_too; /* the client takes JSON where there is no protobuf form */
     bool include_none, include_object; /* of tables */
     bool rows_only; /* tables after the first of a watch */
 };

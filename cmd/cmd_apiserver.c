@@ -498,7 +498,8 @@ int cmd_apiserver(struct cmdctx *c, struct err *e) {
         }
     }
     /* Connections go out to kubelets; listening is for standalone use only. */
-    unsigned allow = SYS_ALLOW_BASE | SYS_ALLOW_FILES | SYS_ALLOW_CONNECT | (f->port > 0 ? SYS_ALLOW_LISTEN : 0u);
+    unsigned allow = SYS_ALLOW_BASE | SYS_ALLOW_FILES | SYS_ALLOW_CONNECT |
+                     (f->port > 0 ? SYS_ALLOW_LISTEN : 0u);
     a.r.on_stop = on_stop;
     a.r.ctx = &a;
     if ((rc = role_enter(&a.r, "apiserver", f->level, allow, e)) >= 0) {

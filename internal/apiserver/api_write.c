@@ -17,9 +17,22 @@ int api_store_bytes(struct json_doc *d, const struct api_res *res, const struct 
     struct json *out = json_new_obj(d);
     json_set_str(d, out, "kind", res->kr->kind);
     json_set_str(d, out, "apiVersion", kube_api_version(res->kr));
-    struct json *meta = json_set(d, out, "metadata", json_copy(d, json_get(obj, "metadata")));
-    json_del(meta, "resourceVersion");
-    json_del(meta, "selfLink");
+    /* The uid comes before everything that may hold another "uid" (labels, owners): resourceVersion is put behind it. */
+    static const char *const first[] = {"name", "generateName", "namespace", "uid"};
+    const struct json *from = json_get(obj, "metadata");
+    struct json *meta = json_set_obj(d, out, "metadata");
+    for (size_t i = 0; i < ARRAY_LEN(first); i++) {
+        const struct json *v = json_get(from, first[i]);
+        if (v != NULL) {
+            json_set(d, meta, first[i], json_copy(d, v));
+        }
+    }
+    JSON_EACH_KV(im, mk, mv, from) {
+        if (strcmp(mk, "resourceVersion") != 0 && strcmp(mk, "selfLink") != 0 &&
+            json_get(meta, mk) == NULL) {
+            json_set(d, meta, mk, json_copy(d, mv));
+        }
+    }
     JSON_EACH_KV(it, k, v, obj) {
         if (strcmp(k, "kind") != 0 && strcmp(k, "apiVersion") != 0 && strcmp(k, "metadata") != 0) {
             json_set(d, out, k, json_copy(d, v));

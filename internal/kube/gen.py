@@ -148,6 +148,17 @@ def read_columns():
     return cols
 
 
+# Structs that server-side apply owns as a whole (x-kubernetes-map-type: atomic).
+ATOMIC = {META + 'LabelSelector', 'api.rbac.v1.RoleRef', 'api.rbac.v1.Subject', 'api.admissionregistration.v1.MatchResources',
+          'api.admissionregistration.v1.ParamRef', 'api.admissionregistration.v1.ParamKind',
+          'api.admissionregistration.v1.NamedRuleWithOperations', 'api.networking.v1.ServiceBackendPort',
+          'api.discovery.v1.EndpointPort', 'api.storage.v1.VolumeNodeResources'} | {
+              'api.core.v1.' + k for k in (
+                  'ObjectReference', 'ObjectFieldSelector', 'ResourceFieldSelector', 'LocalObjectReference',
+                  'TypedLocalObjectReference', 'SecretKeySelector', 'ConfigMapKeySelector', 'FileKeySelector', 'NodeSelector',
+                  'NodeSelectorTerm', 'TopologySelectorTerm', 'SecretReference', 'ScopeSelector',
+                  'ScopedResourceSelectorRequirement', 'EndpointAddress', 'EndpointPort')}
+
 COMMON = {'apiVersion': 'Version of the schema of this object, as group/version.',
           'kind': 'Name of the kind of this object.',
           'metadata': 'Standard metadata: name, namespace, labels, annotations and what the server keeps about the object.',
@@ -196,6 +207,8 @@ def main(out):
         tf = []
         if n in deep:
             tf.append('KT_DEFAULTS')
+        if n in ATOMIC:
+            tf.append('KT_ATOMIC')
         if any(f.pb for f in fields) or (not fields and not n.startswith(('dev.', 'io.'))):
             tf.append('KT_PB')
         pkg, _, short = n.rpartition('.')

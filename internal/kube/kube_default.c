@@ -182,6 +182,7 @@ static void job(struct json_doc *d, struct json *o) {
     }
     def(d, spec, "completionMode", "\"NonIndexed\"");
     def(d, spec, "suspend", "false");
+    def(d, spec, "manualSelector", "false");
     def_str(d, spec, "podReplacementPolicy",
             json_is_null(json_get(spec, "podFailurePolicy")) ? "TerminatingOrFailed" : "Failed");
     if (json_len(labels) && !json_len(kube_labels(o))) {

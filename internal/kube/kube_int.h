@@ -48,7 +48,8 @@ enum kube_field_flags {
 };
 enum kube_type_flags {
     KT_DEFAULTS = 1u << 0 /* some field below has a default or a hook */,
-    KT_PB = 1u << 1
+    KT_PB = 1u << 1,
+    KT_ATOMIC = 1u << 2 /* server-side apply owns it as a whole */
 };
 
 /* Types whose rows carry a number for code that a table cannot express: defaults, validation, printing. Read by gen.py. */

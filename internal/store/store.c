@@ -333,7 +333,7 @@ static void read_done(struct loop_work *w) {
     s->reads_out--;
     /* Rows are removed only after the compaction was announced, so a revision that is still readable now was whole. */
     int64_t rev = j->q.rev > 0 ? j->q.rev : j->v.at;
-    if (rev < s->compact_rev) {
+    if (rev < s->compact_rev && j->rc != -ERR_INVALID) {
         err_reset(&j->err);
         j->rc = err_pub(&j->err, ERR_GONE, STORE_E_COMPACTED);
     }

@@ -80,9 +80,12 @@ static void touched_fini(struct touched *t) {
     free(t->dels);
 }
 
+/* etcd compares the end as it stands, so that a deletion up to the last key ("\0") conflicts with no put. */
 static bool deleted(const struct touched *t, struct span key) {
     for (size_t i = 0; i < t->n_dels; i++) {
-        if (range_holds(t->dels[i]->key, t->dels[i]->end, key)) {
+        struct span end = t->dels[i]->end;
+        bool open_end = end.n == 1 && end.p[0] == 0;
+        if (!open_end && range_holds(t->dels[i]->key, t->dels[i]->end, key)) {
             return true;
         }
     }

@@ -1,0 +1,101 @@
+"""What the store's tests share: a free port, kfarm store and a real etcd as processes, TAP lines."""
+import glob
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+KFARM = os.environ.get("KFARM", os.path.join(TOP, "build", "kfarm"))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def etcd_binary():
+    """Debian's etcd, extracted and not installed (a running service would be in the way). None: not to be had."""
+    found = shutil.which("etcd")
+    if found:
+        return found
+    cache = os.path.join(os.environ.get("KFARM_CACHE", os.path.expanduser("~/.cache/kfarm")), "etcd")
+    binary = os.path.join(cache, "usr", "bin", "etcd")
+    if not os.path.exists(binary):
+        os.makedirs(cache, exist_ok=True)
+        subprocess.run(["apt-get", "-qq", "download", "etcd-server"], cwd=cache, stderr=subprocess.DEVNULL, timeout=100)
+        for deb in glob.glob(os.path.join(cache, "etcd-server_*.deb")):
+            subprocess.run(["dpkg-deb", "-x", deb, cache], timeout=60)
+    return binary if os.path.exists(binary) else None
+
+
+class Server:
+    def __init__(self, kind, extra=(), data=None, port=None):
+        self.kind, self.extra = kind, list(extra)
+        self.dir = data or tempfile.mkdtemp(prefix="kf-store-")
+        self.port = port or free_port()
+        self.proc = None
+        self.start()
+
+    def start(self):
+        url = f"http://127.0.0.1:{self.port}"
+        args = ["--data-dir", os.path.join(self.dir, "d"), "--listen-client-urls", url, "--advertise-client-urls", url]
+        if self.kind == "kfarm":
+            cmd = [KFARM, "store", "--log-level", "warn"]
+        else:
+            peer = f"http://127.0.0.1:{free_port()}"
+            cmd = [etcd_binary(), "--log-level", "error", "--logger", "zap"]
+            args += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster",
+                     "default=" + peer]
+        self.log = open(os.path.join(self.dir, "log"), "ab")
+        env = {"PATH": os.environ["PATH"], "HOME": self.dir, "ETCD_UNSUPPORTED_ARCH": "amd64"}
+        self.proc = subprocess.Popen(cmd + args + self.extra, stdout=self.log, stderr=self.log, env=env)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            if self.proc.poll() is not None:
+                raise RuntimeError(f"{self.kind} ended: " + open(os.path.join(self.dir, "log")).read()[-2000:])
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.02)
+        raise RuntimeError(f"{self.kind} does not listen")
+
+    def kill(self):
+        self.proc.kill()
+        self.proc.wait()
+
+    def stop(self, remove=True):
+        if self.proc and self.proc.poll() is None:
+            self.proc.terminate()
+            try:
+                self.proc.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self.log.close()
+        if remove:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+
+class Tap:
+    """Runs functions as TAP tests."""
+
+    def __init__(self):
+        self.n = self.bad = 0
+
+    def run(self, name, fn):
+        self.n += 1
+        try:
+            fn()
+            print(f"ok {self.n} {name}", flush=True)
+        except Exception as e:  # noqa: BLE001 - a test fails by any of them
+            self.bad += 1
+            print(f"not ok {self.n} {name}\n# " + f"{type(e).__name__}: {e}".replace("\n", "\n# "), flush=True)
+
+    def end(self):
+        print(f"1..{self.n}")
+        sys.exit(1 if self.bad else 0)

@@ -97,6 +97,13 @@ static int load(struct store *s, struct err *e) {
         return rc;
     }
     s->rev = id_rev(last);
+    if ((rc = db_meta_get(d, "last", &last, e)) <
+        0) { /* a restored history may end in deletions of nothing */
+        return rc;
+    }
+    if (s->rev < last) {
+        s->rev = last;
+    }
     if (s->rev < s->compact_rev) {
         s->rev = s->compact_rev; /* all that was left were deletions */
     }

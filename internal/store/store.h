@@ -264,6 +264,18 @@ typedef void store_hash_done(void *ctx, int rc, uint32_t hash, int64_t rev, int6
 NODISCARD int store_hash(struct store *s, int64_t rev, store_hash_done *done, void *ctx,
                          struct err *e);
 
+/* A genuine etcd database (bbolt) of everything kept, followed by its SHA-256, in an unnamed file: own_fd is the
+ * callback's. */
+typedef void store_snapshot_done(void *ctx, int rc, int own_fd, uint64_t size, const struct err *e);
+NODISCARD int store_snapshot(struct store *s, store_snapshot_done *done, void *ctx, struct err *e);
+/* Makes a new store out of such a file, of ours or of a real etcd; refuses when `name` exists. Blocking, for commands. */
+NODISCARD int store_restore(int dirfd, const char *name, int snapshot_fd, int64_t *ret_rev,
+                            struct err *e);
+/* Verifies every page, key and revision of a store that nobody has open; with `repair` what can be rebuilt is (the
+ * index of current keys from the log). `say` hears of each finding. Blocking, for commands. */
+NODISCARD int store_check(int dirfd, const char *name, bool repair,
+                          void (*say)(void *ctx, const char *finding), void *ctx, struct err *e);
+
 /* Small named records beside the keys (users, roles, member identity), outside revisions and watches. */
 void store_aux_put(struct store *s, struct span bucket, struct span key, struct span value,
                    store_done *done, void *ctx); /* value.p NULL: delete */

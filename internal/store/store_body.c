@@ -415,6 +415,12 @@ static int cur_put(struct change *c, struct span key, const struct row *r, bool 
     return db_done(c->v.d, st, "writing a key", e);
 }
 
+int change_row(struct change *c, struct span key, const struct row *r, struct span val, bool known,
+               struct err *e) {
+    int rc = log_add(c, key, r, val, e);
+    return rc < 0 ? rc : cur_put(c, key, r, known, e);
+}
+
 static int take_id(struct change *c, int64_t *ret, struct err *e) {
     if (c->sub >= SUB_MAX) {
         return err_pub(e, ERR_INVALID, STORE_E_TOO_LARGE);
@@ -481,8 +487,7 @@ static int apply_put(struct change *c, struct store_op *op, struct err *e) {
                       .prev = old.id};
     struct span val = p->ignore_value ? prev.value : p->value;
     if (rc < 0 || (rc = take_id(c, &now.id, e)) < 0 ||
-        (rc = log_add(c, p->key, &now, val, e)) < 0 ||
-        (rc = cur_put(c, p->key, &now, known, e)) < 0) {
+        (rc = change_row(c, p->key, &now, val, known, e)) < 0) {
         return rc;
     }
     c->n_puts++;
@@ -498,8 +503,7 @@ static int apply_put(struct change *c, struct store_op *op, struct err *e) {
 int change_delete(struct change *c, struct span key, const struct row *old, struct err *e) {
     struct row now = {.prev = old->id};
     int rc = take_id(c, &now.id, e);
-    if (rc < 0 || (rc = log_add(c, key, &now, SPAN_EMPTY, e)) < 0 ||
-        (rc = cur_put(c, key, &now, true, e)) < 0) {
+    if (rc < 0 || (rc = change_row(c, key, &now, SPAN_EMPTY, true, e)) < 0) {
         return rc;
     }
     c->n_deletes++;

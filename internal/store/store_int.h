@@ -149,6 +149,9 @@ struct change {
     uint64_t n_puts, n_deletes;
 };
 NODISCARD int body_apply(struct change *c, struct store_body *b, struct err *e);
+/* One row of the log and the key's current row. `known`: the key has a current row already. */
+NODISCARD int change_row(struct change *c, struct span key, const struct row *r, struct span val,
+                         bool known, struct err *e);
 NODISCARD int change_delete(struct change *c, struct span key, const struct row *old,
                             struct err *e);
 
@@ -295,6 +298,9 @@ NODISCARD int store_lane_open(struct store *s, struct err *e); /* on LANE_DB_REA
 /* store_hash.c: a revision as etcd keeps it in its own file */
 void store_rev_bytes(struct buf *b, int64_t id, bool tombstone);
 void store_kv_bytes(struct buf *b, const struct store_kv *kv);
+/* store_snapshot.c: the same read back */
+NODISCARD int store_rev_parse(struct span key, int64_t *ret_id, bool *ret_tombstone);
+NODISCARD int store_kv_parse(struct span m, struct store_kv *ret);
 /* store_write.c */
 void store_submit(struct store *s, struct wr *own_wr);
 void store_refuse(struct store *s, struct wr *own_wr); /* answers with own_wr->rc from the loop */

@@ -15,7 +15,7 @@ struct flags {
     const char *name, *data_dir, *cert, *key, *ca, *log_level, *mode, *retention, *progress;
     struct opt_list client, advertise, metrics, peer, peer_advertise, initial;
     const char *state, *token, *auth_token, *logger, *discard;
-    bool cert_auth, insecure, v2, pprof, no_fsync, pre_vote, corrupt_check, strict;
+    bool repair, cert_auth, insecure, v2, pprof, no_fsync, pre_vote, corrupt_check, strict;
     int64_t quota, max_ops, max_bytes, discard_n, ready_fd;
     struct opt_list discard_list;
 };
@@ -269,6 +269,7 @@ static int parse(struct cmdctx *c, struct flags *f, struct opt_list *pos, struct
         {"experimental-watch-progress-notify-interval", OPT_STR, &f->progress, "D",
          "progress notifications"},
         {"watch-progress-notify-interval", OPT_STR, &f->progress, "D", "progress notifications"},
+        {"repair", OPT_BOOL, &f->repair, NULL, "check: rebuild what can be rebuilt"},
         {"log-level", OPT_STR, &f->log_level, "LEVEL", "debug, info, warn or error"},
         {"ready-fd", OPT_I64, &f->ready_fd, "N", "readiness pipe"},
         {"auth-token", OPT_STR, &f->auth_token, "KIND", "simple"},
@@ -343,6 +344,53 @@ static int serve(struct daemon *d, struct err *e) {
     return loop_run(d->role.l, e);
 }
 
+/* ---- kfarm store check, kfarm store restore FILE ---- */
+
+static void say(void *ctx, const char *finding) {
+    (void)ctx;
+    puts(finding);
+}
+
+static int offline_check(const struct flags *f, struct err *e) {
+    AUTO_FD int dir = sys_open_dir(f->data_dir, e);
+    if (dir < 0) {
+        return dir;
+    }
+    int rc = store_check(dir, "store.db", f->repair, say, NULL, e);
+    if (rc == 0) {
+        puts("no damage found");
+    }
+    return rc;
+}
+
+static int offline_restore(const struct flags *f, const char *file, struct err *e) {
+    int64_t rev;
+    AUTO_FD int snap = sys_open(AT_FDCWD, file, O_RDONLY, 0, e);
+    int rc = snap < 0 ? snap : sys_mkdirs(f->data_dir, 0700, e);
+    if (rc < 0) {
+        return rc;
+    }
+    AUTO_FD int dir = sys_open_dir(f->data_dir, e);
+    if (dir < 0) {
+        return dir;
+    }
+    rc = store_restore(dir, "store.db", snap, &rev, e);
+    if (rc == 0) {
+        printf("restored revision %lld into %s\n", (long long)rev, f->data_dir);
+    }
+    return rc;
+}
+
+static int offline(const struct flags *f, const struct opt_list *pos, struct err *e) {
+    if (pos->n == 1 && str_eq(pos->v[0], "check")) {
+        return offline_check(f, e);
+    }
+    if (pos->n == 2 && str_eq(pos->v[0], "restore")) {
+        return offline_restore(f, pos->v[1], e);
+    }
+    return err_set(e, ERR_USAGE, "usage: kfarm store [check | restore FILE] --data-dir DIR …");
+}
+
 int cmd_store(struct cmdctx *c, struct err *e) {
     struct flags f = {.name = "default",
                       .data_dir = "default.etcd",
@@ -356,9 +404,13 @@ int cmd_store(struct cmdctx *c, struct err *e) {
                       .strict = true,
                       .pre_vote = true};
     struct daemon d = {.f = &f};
-    int rc = parse(c, &f, NULL, e);
+    struct opt_list pos = {{NULL}, 0};
+    int rc = parse(c, &f, &pos, e);
     if (rc < 0 || (rc = check_flags(&f, e)) < 0) {
         return rc;
+    }
+    if (pos.n) {
+        return offline(&f, &pos, e);
     }
     if (!f.client.n) {
         f.client.v[f.client.n++] = "http://127.0.0.1:2379";

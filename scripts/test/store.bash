@@ -1,0 +1,60 @@
+# store.bash: loaded by the store's bats files: kfarm store on a free port, etcdctl, a real etcd.
+KFARM=${KFARM:-$BATS_TEST_DIRNAME/../../build/kfarm}
+
+free_port() {
+    /usr/bin/python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+etcd_binary() {
+    /usr/bin/python3 -c 'import sys; sys.path.insert(0, sys.argv[1]); import store_lib; print(store_lib.etcd_binary() or "")' \
+        "$BATS_TEST_DIRNAME"
+}
+wait_port() {
+    local i
+    for ((i = 0; i < 400; i++)); do
+        (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return 0
+        sleep 0.05
+    done
+    return 1
+}
+# store_start <name> <port> [flags…]: data in $WORK/<name>, pid in $WORK/<name>.pid
+store_start() {
+    local name=$1 port=$2
+    shift 2
+    "$KFARM" store --data-dir "$WORK/$name" --listen-client-urls "http://127.0.0.1:$port" \
+        --advertise-client-urls "http://127.0.0.1:$port" --log-level warn "$@" >"$WORK/$name.log" 2>&1 3>&- &
+    echo $! >"$WORK/$name.pid"
+    wait_port "$port"
+}
+etcd_start() {
+    local name=$1 port=$2 peer
+    peer=$(free_port)
+    shift 2
+    "$(etcd_binary)" --data-dir "$WORK/$name" --listen-client-urls "http://127.0.0.1:$port" \
+        --advertise-client-urls "http://127.0.0.1:$port" --listen-peer-urls "http://127.0.0.1:$peer" \
+        --initial-advertise-peer-urls "http://127.0.0.1:$peer" --initial-cluster "default=http://127.0.0.1:$peer" \
+        --logger zap --log-level error "$@" >"$WORK/$name.log" 2>&1 3>&- &
+    echo $! >"$WORK/$name.pid"
+    wait_port "$port"
+}
+proc_stop() {
+    local pid
+    pid=$(cat "$WORK/$1.pid" 2>/dev/null) || return 0
+    rm -f "$WORK/$1.pid"
+    kill "${2:--TERM}" "$pid" 2>/dev/null || return 0
+    local i
+    for ((i = 0; i < 200; i++)); do
+        kill -0 "$pid" 2>/dev/null || return 0
+        sleep 0.05
+    done
+    kill -KILL "$pid"
+}
+all_stop() {
+    local f
+    for f in "$WORK"/*.pid; do
+        [ -e "$f" ] && proc_stop "$(basename "$f" .pid)"
+    done
+    rm -rf "$WORK"
+}
+ctl() {
+    ETCDCTL_API=3 timeout 20 etcdctl --endpoints "127.0.0.1:${PORT:?}" "$@" 2>&1
+}

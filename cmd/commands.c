@@ -5,6 +5,7 @@ CMD(help)
 CMD(kubeconfig)
 CMD(status)
 CMD(farm)
+CMD(hostlet)
 CMD(netboot)
 CMD(image)
 CMD(agent)
@@ -31,6 +32,7 @@ const struct cmd cmd_table[] = {
     {"netboot", "", "boot service: DHCP, TFTP, HTTP, boot documents", cmd_netboot, CMD_ROLE},
     {"version", "", "print the version", cmd_version, 0},
     {"front", "", "one port for the API of every cluster", cmd_front, CMD_ROLE},
+    {"hostlet", "", "kubelet of a host: runs control planes as processes", cmd_hostlet, CMD_ROLE},
     {"farm", "", "turns Tenants into running clusters", cmd_farm, CMD_ROLE},
     {"keyd", "", "holds the private keys and signs", cmd_keyd, CMD_ROLE},
     {"store", "[check | restore FILE]", "the etcd-compatible store as a process of its own",

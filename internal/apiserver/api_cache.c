@@ -2,28 +2,27 @@
 
 /* ---- objects ---- */
 
-/* Where `"resourceVersion":"N",` goes: behind the uid, as upstream orders metadata; at the front of metadata when the
- * object has none. 0: there is no metadata where our own writer puts it. */
+/* Where `"resourceVersion":"N",` goes: first in the object's own metadata. Only keys of the outermost object count: names
+ * inside labels, templates or strings must not mislead. 0: there is no metadata. */
 static size_t splice_at(struct span stored) {
-    static const char meta[] = "\"metadata\":{";
-    static const char uid[] = "\"uid\":\"";
-    size_t window = stored.n < 2048 ? stored.n : 2048;
-    const uint8_t *m = memmem(stored.p, window, meta, sizeof meta - 1);
-    if (m == NULL) {
-        return 0;
-    }
-    size_t at = (size_t)(m - stored.p) + sizeof meta - 1;
-    const uint8_t *u = memmem(stored.p + at, window - at, uid, sizeof uid - 1);
-    if (u != NULL) {
-        size_t end = (size_t)(u - stored.p) + sizeof uid - 1;
-        while (end < stored.n && stored.p[end] != '"') {
-            end++;
+    static const char key[] = "\"metadata\":{";
+    size_t depth = 0;
+    for (size_t i = 0; i < stored.n; i++) {
+        uint8_t c = stored.p[i];
+        if (c == '{' || c == '[') {
+            depth++;
+        } else if (c == '}' || c == ']') {
+            depth--;
+        } else if (c == '"') {
+            if (depth == 1 && span_starts(span_of(stored.p + i, stored.n - i), key)) {
+                return i + sizeof key - 1;
+            }
+            for (i++; i < stored.n && stored.p[i] != '"'; i++) {
+                i += stored.p[i] == '\\';
+            }
         }
-        if (end + 1 < stored.n && stored.p[end + 1] == ',') {
-            return end + 2;
-        }
     }
-    return at;
+    return 0;
 }
 
 static struct api_obj *obj_alloc(struct span key, size_t ns_n, size_t n, int64_t rv,
@@ -62,8 +61,9 @@ struct api_obj *api_obj_at_rv(const struct api_obj *o, int64_t rv) {
     int was_n = snprintf(was, sizeof was, "\"resourceVersion\":\"%lld\"", (long long)o->rv);
     int now_n = snprintf(now, sizeof now, "\"resourceVersion\":\"%lld\"", (long long)rv);
     struct span json = api_obj_json(o);
-    const uint8_t *hit = memmem(json.p, json.n < 4096 ? json.n : 4096, was, (size_t)was_n);
-    if (hit == NULL) {
+    size_t front = splice_at(json);
+    const uint8_t *hit = json.p + front;
+    if (front == 0 || !span_starts(span_of(hit, json.n - front), was)) {
         return obj_alloc(api_obj_key(o), o->ns_n, 0, rv, o->create_rev);
     }
     size_t at = (size_t)(hit - json.p);

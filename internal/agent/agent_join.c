@@ -47,7 +47,8 @@ struct agent_join {
     struct agent_join_opts o;
     struct arena mem;
     const char *node, *server, *server_name, *dir;
-    struct buf ca, boot_key, boot_csr; /* one bootstrap key for all tries: a ticket admits no second one */
+    struct buf ca, boot_key,
+        boot_csr; /* one bootstrap key for all tries: a ticket admits no second one */
     struct kclient *client;
     struct tls_config *tls;
     struct request requests[PURPOSES];

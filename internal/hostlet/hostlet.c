@@ -346,7 +346,7 @@ static void op_container_create(void *rt, const char *sandbox_id, const struct k
     x->id_done = done;
     if (str_put(x->id, sizeof(x->id), "%s_%s_%u", sandbox_id, k->name, k->attempt) < 0 ||
         parse_id(x->id, &w) < 0) {
-        err_set(&x->e, ERR_LIMIT, "names of the pod are too long");
+        err_set(&x->e, ERR_LIMIT, "names of the pod are too long: %s", x->id);
     } else if (!str_eq(k->image, "kfarm") || k->n_command || !k->n_args) {
         err_set(&x->e, ERR_UNSUPPORTED,
                 "hosts run only image \"kfarm\" with a role as its first argument");
@@ -457,7 +457,7 @@ static void op_sandbox_start(void *rt, const struct kubelet_sandbox *s, kubelet_
     x->id_done = done;
     if (str_put(x->id, sizeof(x->id), "%s_%s_%s_%u", s->ns, s->name, s->uid, s->attempt) < 0 ||
         parse_id(x->id, &w) < 0) {
-        err_set(&x->e, ERR_LIMIT, "names of the pod are too long");
+        err_set(&x->e, ERR_LIMIT, "names of the pod are too long: %s", x->id);
     } else if (!find_sandbox(h, x->id)) {
         sandbox_new(h, x->id, &w);
     }

@@ -27,7 +27,7 @@ struct kl_probe {
 
 struct kl_ended { /* how an earlier instance of a container ended */
     bool is_set;
-    char id[80];
+    char id[LIM_KUBELET_ID];
     int exit_code, signal;
     char reason[64], message[256];
     uint64_t started_ns, finished_ns;
@@ -39,7 +39,7 @@ struct kl_ctr {
     bool is_init, is_sidecar;
     /* from the runtime */
     bool exists;
-    char id[80], image_id[160];
+    char id[LIM_KUBELET_ID], image_id[160];
     enum kubelet_ctr_state state;
     unsigned attempt;
     uint64_t started_ns, finished_ns;
@@ -50,7 +50,7 @@ struct kl_ctr {
     unsigned restarts;
     uint64_t backoff_ns, retry_at_ns; /* monotonic */
     char wait_reason[48], wait_message[256];
-    char noted_id[80], probed_id[80]; /* the instance whose end was counted; the one being probed */
+    char noted_id[LIM_KUBELET_ID], probed_id[LIM_KUBELET_ID]; /* the instance whose end was counted; the one being probed */
     bool is_started, is_ready, must_restart; /* startup passed, readiness passed, liveness failed */
     struct kl_probe probes[KL_PROBES];
 };
@@ -70,7 +70,7 @@ struct kl_pod {
     bool is_orphan;          /* known from the runtime only */
     char log_dir[512], dir[320];
     /* runtime */
-    char sandbox_id[80];
+    char sandbox_id[LIM_KUBELET_ID];
     bool has_sandbox, sandbox_ready;
     unsigned sandbox_attempt;
     char ips[LIM_KUBELET_IPS][48];
@@ -78,7 +78,7 @@ struct kl_pod {
     uint64_t need_list;      /* not to be synced before a listing that began after this number */
     struct kl_ctr ctrs[LIM_KL_CONTAINERS];
     size_t n_ctrs;
-    char stale[8][80];       /* ids to be removed: older sandboxes, and containers beyond the kept ones */
+    char stale[8][LIM_KUBELET_ID];     /* ids to be removed: older sandboxes, and containers beyond the kept ones */
     bool stale_is_sandbox[8];
     size_t n_stale;
     /* work */

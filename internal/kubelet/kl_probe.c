@@ -18,7 +18,7 @@ static const char *const names[KL_PROBES] = {"Startup", "Liveness", "Readiness"}
 /* One run of a probe; outlives the container if it must. */
 struct run {
     struct kubelet *k;
-    char pod_uid[64], ctr[256];
+    char pod_uid[64], ctr[LIM_KUBELET_ID];
     enum kl_probe_kind kind;
     uint64_t generation;
     struct http_client *client;

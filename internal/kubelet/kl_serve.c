@@ -26,7 +26,7 @@ struct kl_server {
 struct log_stream {
     struct http_req *r;
     struct kubelet *k;
-    char pod_uid[64], ctr[256];
+    char pod_uid[64], ctr[LIM_KUBELET_ID];
     int fd, watch_fd;
     struct loop_io watch;
     struct loop_timer pump;

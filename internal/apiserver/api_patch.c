@@ -82,7 +82,7 @@ static struct json *patch_apply(struct api_call *c, struct patch_state *p, struc
     return out;
 }
 
-/* The applied configuration, decoded but not defaulted. */
+/* The applied configuration as it was sent: what it does not say is nobody's. kube_apply checks it. */
 static struct json *applied_tree(struct api_call *c, const struct patch_state *p) {
     struct json *obj = json_copy(c->doc, json_root(p->doc));
     if (!json_is_obj(obj)) {
@@ -105,7 +105,7 @@ static struct json *applied_tree(struct api_call *c, const struct patch_state *p
         api_fail(c, 400, "BadRequest", "metadata.managedFields must be nil");
         return NULL;
     }
-    return api_decode(c, c->kr, obj, false) ? obj : NULL;
+    return obj;
 }
 
 static bool apply_name(struct api_call *c, struct json *obj) {
@@ -147,7 +147,9 @@ static void apply_run(struct api_call *c, struct patch_state *p, struct api_obj 
         return;
     }
     kube_errs_fini(&errs);
-    kube_default(c->doc, out, c->kr);
+    if (!api_decode(c, c->kr, out, true)) {
+        return;
+    }
     if (cur == NULL) {
         c->created = true;
         c->again_on_conflict = true;

@@ -227,7 +227,6 @@ void api_finish_create(struct api_call *c, struct json *obj, bool is_apply) {
     }
     /* Managed fields are those of the request: what admission adds belongs to nobody. */
     struct json *asked = json_copy(c->doc, obj);
-    kube_prepare_create(c->doc, asked, c->kr);
     manage(c, asked, NULL, is_apply);
     if (!api_admit_create(c, obj)) {
         return;

@@ -18,6 +18,7 @@ enum {
     TICKET_RETRY_S = 3,
     TICKET_TRIES = 60,
     CSR_WAIT_S = 60,
+    SERVING_WAIT_S = 900 /* approved once the Node has its addresses */,
     RETRY_S = 10,
     RETRY_MAX_S = 300
 };
@@ -59,6 +60,11 @@ struct agent_join {
 
 static void request_start(struct request *r);
 
+static void drop_key(struct request *r) {
+    pki_key_free(r->key);
+    r->key = NULL;
+}
+
 static int save(struct agent_join *j, const char *file, struct span s, struct err *e) {
     char path[256];
     if (str_put(path, sizeof(path), "%s/%s", j->dir, file) < 0) {
@@ -86,7 +92,7 @@ static void request_failed(struct request *r, const struct err *e) {
     }
     kinformer_stop(r->watch);
     r->watch = NULL;
-    pki_keyp_fini(&r->key);
+    drop_key(r);
     loop_timer_start(r->j->o.l, &r->timer, wait * NS_PER_S, on_retry, "certificate retry");
 }
 
@@ -160,7 +166,7 @@ static void on_arrival(struct loop_timer *t) {
     } else {
         bool is_first = r->purpose == FOR_CLIENT && !r->j->has_identity;
         agent_say("%s certificate: signed", purposes[r->purpose].what);
-        pki_keyp_fini(&r->key);
+        drop_key(r);
         r->failures = 0;
         r->done_once = true;
         renew_later(r, buf_view(&a->cert));
@@ -203,7 +209,7 @@ static void on_csr(void *ctx, struct json *old, struct json *cur) {
 static void on_csr_deadline(struct loop_timer *t) {
     struct request *r = CONTAINER_OF(t, struct request, timer);
     struct err e = ERR_INIT;
-    err_set(&e, ERR_TIMEOUT, "not signed after %d s", CSR_WAIT_S);
+    err_set(&e, ERR_TIMEOUT, "not signed in time");
     request_failed(r, &e);
 }
 
@@ -243,7 +249,7 @@ static int make_csr(struct request *r, struct buf *pem, struct err *e) {
         s.sans[s.n_sans++] = j->node;
         s.sans[s.n_sans++] = j->o.node_ip;
     }
-    pki_keyp_fini(&r->key);
+    drop_key(r);
     int rc = pki_key_new(PKI_EC_P256, &r->key, e);
     return rc < 0 ? rc : pki_csr_new(r->key, &s, pem, e);
 }

@@ -139,33 +139,57 @@ struct lib_walk {
     struct err *e;
 };
 
+/* Puts the file at path, following links within the tree; 1 when it is there, 0 when not. */
+static int add_path(struct lib_walk *w, const char *path) {
+    const struct image_file *f = image_tree_get(w->all, path);
+    for (int links = 0; f && links < 8; links++) { /* libx.so.1 → libx.so.1.2 */
+        char next[512];
+        if (!image_tree_get(w->to, f->path) && image_tree_put(w->to, f) < 0) {
+            return err_set(w->e, ERR_LIMIT, "image: too many files");
+        }
+        if (f->type != TAR_SYMLINK) {
+            return 1;
+        }
+        const char *slash = strrchr(f->path, '/');
+        int rc = f->link[0] == '/' ? str_put(next, sizeof(next), "%s%s",
+                                             strncmp(f->link, "/lib", 4) ? "" : "usr/", f->link + 1)
+                                   : str_put(next, sizeof(next), "%.*s/%s", (int)(slash - f->path),
+                                             f->path, f->link);
+        f = rc < 0 ? NULL : image_tree_get(w->all, next);
+    }
+    return 0;
+}
+
 static int add_library(void *ctx, const char *name) {
     static const char *const dirs[] = {"usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu",
                                        "usr/lib", "usr/lib64"};
     struct lib_walk *w = ctx;
     for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
-        char path[512], next[512];
-        if (str_put(path, sizeof(path), "%s/%s", dirs[i], name) < 0) {
-            continue;
-        }
-        const struct image_file *f = image_tree_get(w->all, path);
-        for (int links = 0; f && links < 8; links++) { /* libx.so.1 → libx.so.1.2 */
-            if (!image_tree_get(w->to, f->path) && image_tree_put(w->to, f) < 0) {
-                return err_set(w->e, ERR_LIMIT, "image: too many files");
-            }
-            if (f->type != TAR_SYMLINK) {
-                return 0;
-            }
-            const char *slash = strrchr(f->path, '/');
-            int dir_n = (int)(slash - f->path);
-            int rc = f->link[0] == '/'
-                         ? str_put(next, sizeof(next), "%s%s",
-                                   strncmp(f->link, "/lib", 4) ? "" : "usr/", f->link + 1)
-                         : str_put(next, sizeof(next), "%.*s/%s", dir_n, f->path, f->link);
-            f = rc < 0 ? NULL : image_tree_get(w->all, next);
+        char path[512];
+        int rc = str_put(path, sizeof(path), "%s/%s", dirs[i], name) < 0 ? 0 : add_path(w, path);
+        if (rc != 0) {
+            return rc < 0 ? rc : 0;
         }
     }
     return err_set(w->e, ERR_INVALID, "image: %s needs %s, which no package has", w->of, name);
+}
+
+/* The dynamic linker is named by its path. */
+static int add_interpreter(struct lib_walk *w, struct span elf) {
+    struct span s, path;
+    char text[256];
+    if (image_elf_section(elf, ".interp", &s) < 0 || !span_next(&s, 0, &path) || path.n < 2) {
+        return 0; /* static, or a library */
+    }
+    bool in_usr = span_starts(path, "/usr/");
+    if (str_put(text, sizeof(text), "%s%.*s", in_usr ? "" : "usr/", (int)path.n - 1,
+                (const char *)path.p + 1) < 0) {
+        return err_set(w->e, ERR_INVALID, "image: %s: interpreter path too long", w->of);
+    }
+    int rc = add_path(w, text);
+    return rc != 0 ? rc
+                   : err_set(w->e, ERR_INVALID, "image: %s needs /%s, which no package has", w->of,
+                             text);
 }
 
 int image_libraries(struct image_tree *to, const struct image_tree *all, struct err *e) {
@@ -175,6 +199,7 @@ int image_libraries(struct image_tree *to, const struct image_tree *all, struct 
         w.of = f->path;
         if (f->type == TAR_FILE) {
             int rc = image_elf_needed(f->data, add_library, &w);
+            rc = rc < 0 ? rc : add_interpreter(&w, f->data);
             if (rc < 0) {
                 return e->code ? rc
                                : err_set(e, ERR_INVALID, "image: %s: malformed ELF file", f->path);

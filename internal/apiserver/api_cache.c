@@ -199,6 +199,17 @@ static void ring_add(struct api_res *res, const struct api_event *ev) {
     res->ring_bytes += bytes;
 }
 
+void api_ring_trim(struct api_res *res, uint64_t before_ns) {
+    while (res->first < res->next && api_ring_at(res, res->first)->at_ns < before_ns) {
+        ring_drop(res);
+    }
+    if (res->first == res->next) {
+        free(res->ring);
+        res->ring = NULL;
+        res->ring_cap = 0;
+    }
+}
+
 /* ---- changes from the store ---- */
 
 /* Resource and cache key of "/registry/group/resource/[ns/]name"; false for keys of nobody here. */
@@ -249,7 +260,7 @@ static struct api_res *apply_event(struct apiserver *a, const struct store_event
     size_t at = api_cache_lower(res, key);
     struct api_obj *prev =
         at < res->n && span_eq(api_obj_key(res->objs[at]), key) ? res->objs[at] : NULL;
-    struct api_event out = {.rv = ev->kv.mod_rev, .prev = prev};
+    struct api_event out = {.rv = ev->kv.mod_rev, .at_ns = loop_now(a->l), .prev = prev};
     if (ev->type == STORE_DELETE) {
         if (prev == NULL) {
             return NULL;

@@ -59,6 +59,7 @@ void api_obj_unref(struct api_obj *o); /* NULL is allowed */
 enum api_event_type { API_ADDED, API_MODIFIED, API_DELETED };
 struct api_event {
     int64_t rv;
+    uint64_t at_ns;
     enum api_event_type type;
     struct api_obj *obj;  /* DELETED: the last state with the revision of the deletion */
     struct api_obj *prev; /* NULL for ADDED */
@@ -92,6 +93,7 @@ struct api_obj *api_cache_find(const struct api_res *res, const char *ns, const 
 /* Objects of [*from, *to) are those of the namespace (NULL: all). */
 void api_cache_span(const struct api_res *res, const char *ns, size_t *from, size_t *to);
 size_t api_cache_lower(const struct api_res *res, struct span key); /* first position not before key */
+void api_ring_trim(struct api_res *res, uint64_t before_ns); /* forgets older events */
 NODISCARD int api_cache_load(struct apiserver *a, struct err *e);
 void api_cache_free(struct apiserver *a);
 NODISCARD int api_obj_parse(const struct api_obj *o, struct json_doc **ret); /* new document */
@@ -405,7 +407,9 @@ struct apiserver {
     struct tls_config *kubelet_tls;
     struct api_res *res;
     size_t n_res;
-    struct api_res *services;
+    struct api_res *services, *events;
+    int64_t event_lease; /* 0: none yet */
+    uint64_t event_lease_until_ns;
     struct map by_name; /* "group/resource" → struct api_res */
     struct list calls;
     struct list open_watches;

@@ -70,6 +70,7 @@ static int make_resources(struct apiserver *a, struct err *e) {
         map_put_str(&a->by_name, name, res);
     }
     a->services = api_res_find(a, "", "services");
+    a->events = api_res_find(a, "", "events");
     return 0;
 }
 

@@ -20,6 +20,9 @@ struct api_watch {
     struct loop_timer timeout;
 };
 
+/* Events older than this are forgotten although there is room: a watch that was away for longer lists again. */
+enum { RING_SECONDS = 180 };
+
 static const char *const type_names[] = {"ADDED", "MODIFIED", "DELETED"};
 
 static void snap_free(struct api_watch *w) {
@@ -226,6 +229,11 @@ static void on_timeout(struct loop_timer *t) {
 static void on_bookmark_timer(struct loop_timer *t) {
     struct apiserver *a = CONTAINER_OF(t, struct apiserver, bookmark_timer);
     int64_t rv = store_rev(a->store);
+    uint64_t now = loop_now(a->l);
+    for (size_t i = 0; i < a->n_res; i++) {
+        uint64_t kept = RING_SECONDS * NS_PER_S;
+        api_ring_trim(&a->res[i], now > kept ? now - kept : 0);
+    }
     for (LIST_EACH(pos, nxt, &a->open_watches)) {
         struct api_watch *w = CONTAINER_OF(pos, struct api_watch, all_link);
         bool behind = w->snap_at < w->snap_n || w->pos != w->res->next;

@@ -4,6 +4,29 @@
 
 /* ---- storing ---- */
 
+/* Members in upstream's order. The revision is not among them: it is put in front when the object is read. */
+static struct json *canonical_meta(struct json_doc *d, const struct json *meta) {
+    static const char *const order[] = {
+        "name",         "generateName",      "namespace",         "uid",
+        "generation",   "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds",
+        "labels",       "annotations",       "ownerReferences",   "finalizers",
+        "managedFields"};
+    struct json *out = json_new_obj(d);
+    for (size_t i = 0; i < ARRAY_LEN(order); i++) {
+        const struct json *v = json_get(meta, order[i]);
+        if (v != NULL) {
+            json_set(d, out, order[i], json_copy(d, v));
+        }
+    }
+    JSON_EACH_KV(it, k, v, meta) {
+        if (json_get(out, k) == NULL && strcmp(k, "resourceVersion") != 0 &&
+            strcmp(k, "selfLink") != 0) {
+            json_set(d, out, k, json_copy(d, v));
+        }
+    }
+    return out;
+}
+
 int api_store_bytes(struct json_doc *d, const struct api_res *res, const struct kube_resource *form,
                     struct json *obj, struct buf *b, struct err *e) {
     if (form != res->kr) {
@@ -17,22 +40,7 @@ int api_store_bytes(struct json_doc *d, const struct api_res *res, const struct 
     struct json *out = json_new_obj(d);
     json_set_str(d, out, "kind", res->kr->kind);
     json_set_str(d, out, "apiVersion", kube_api_version(res->kr));
-    /* The uid comes before everything that may hold another "uid" (labels, owners): resourceVersion is put behind it. */
-    static const char *const first[] = {"name", "generateName", "namespace", "uid"};
-    const struct json *from = json_get(obj, "metadata");
-    struct json *meta = json_set_obj(d, out, "metadata");
-    for (size_t i = 0; i < ARRAY_LEN(first); i++) {
-        const struct json *v = json_get(from, first[i]);
-        if (v != NULL) {
-            json_set(d, meta, first[i], json_copy(d, v));
-        }
-    }
-    JSON_EACH_KV(im, mk, mv, from) {
-        if (strcmp(mk, "resourceVersion") != 0 && strcmp(mk, "selfLink") != 0 &&
-            json_get(meta, mk) == NULL) {
-            json_set(d, meta, mk, json_copy(d, mv));
-        }
-    }
+    json_set(d, out, "metadata", canonical_meta(d, json_get(obj, "metadata")));
     JSON_EACH_KV(it, k, v, obj) {
         if (strcmp(k, "kind") != 0 && strcmp(k, "apiVersion") != 0 && strcmp(k, "metadata") != 0) {
             json_set(d, out, k, json_copy(d, v));
@@ -49,8 +57,12 @@ struct commit {
     size_t ns_n;
     struct api_obj *before;
     struct span value;
+    struct store_txn *txn; /* waits for the lease of events */
     api_committed_cb *done;
 };
+
+/* Events are forgotten after an hour. They share a lease for a few minutes, as upstream's do. */
+enum { EVENT_TTL_S = 3600, EVENT_LEASE_SHARED_S = 300 };
 
 static void on_committed(void *ctx, struct store_txn *t, int rc, const struct err *e) {
     struct commit *k = ctx;
@@ -80,6 +92,34 @@ static void on_committed(void *ctx, struct store_txn *t, int rc, const struct er
     free(k->key);
     free(k);
     api_call_unbusy(c);
+}
+
+static void event_send(struct apiserver *a, struct store_txn *t, struct commit *k) {
+    t->body.then.v[0].u.put.lease = a->event_lease;
+    store_txn(a->store, t, on_committed, k);
+}
+
+static void on_event_lease(void *ctx, int rc, int64_t id, int64_t ttl, const struct err *e) {
+    struct commit *k = ctx;
+    struct apiserver *a = k->c->a;
+    (void)ttl;
+    if (rc < 0) {
+        LOG_WARN("apiserver", "no lease for events, keeping this one for ever", F_ERR(e));
+        a->event_lease = 0;
+    } else {
+        a->event_lease = id;
+        a->event_lease_until_ns = clock_ns() + EVENT_LEASE_SHARED_S * NS_PER_S;
+    }
+    event_send(a, k->txn, k);
+}
+
+static void event_commit(struct apiserver *a, struct store_txn *t, struct commit *k) {
+    if (a->event_lease != 0 && clock_ns() < a->event_lease_until_ns) {
+        event_send(a, t, k);
+        return;
+    }
+    k->txn = t;
+    store_lease_grant(a->store, 0, EVENT_TTL_S + EVENT_LEASE_SHARED_S, on_event_lease, k);
 }
 
 void api_commit(struct api_call *c, struct api_res *res, const char *ns, const char *name,
@@ -121,7 +161,11 @@ void api_commit(struct api_call *c, struct api_res *res, const char *ns, const c
     }
     c->n_ops = 0;
     api_call_busy(c);
-    store_txn(c->a->store, t, on_committed, k);
+    if (res == c->a->events && obj != NULL && !t->failed) {
+        event_commit(c->a, t, k);
+    } else {
+        store_txn(c->a->store, t, on_committed, k);
+    }
 }
 
 /* ---- shared steps ---- */

@@ -105,9 +105,17 @@ def by_controller(v):
                                     or (v.get("type") == "PodScheduled" and v.get("reason") == "Unschedulable"))
 
 
+def foreign(x):
+    """Objects of kfarm's own beside upstream's defaults, and those of the recording's vendor, are not compared."""
+    name = str((x.get("metadata") or {}).get("name", "")) if isinstance(x, dict) else ""
+    return name.startswith("kfarm:") or "openshift" in name or "service-ca-cert-publisher" in name
+
+
 def mask(v, key="", path=()):
     if isinstance(v, dict):
         out = {k: mask(x, k, path + (k,)) for k, x in v.items()}
+        if isinstance(out.get("description"), str):
+            del out["description"]  # the recording has none
         for k in ("managedFields", "conditions"):
             if k in out and v[k] and not out[k]:
                 del out[k]
@@ -116,11 +124,11 @@ def mask(v, key="", path=()):
             out["sources"] = [s for s in out["sources"] if (s.get("configMap") or {}).get("name") != "openshift-service-ca.crt"]
         return out
     if isinstance(v, list):
-        # Objects of kfarm's own beside upstream's defaults are not compared.
-        return [mask(x, key, path) for x in v if not by_controller(x)
-                and not (isinstance(x, dict) and str((x.get("metadata") or {}).get("name", "")).startswith("kfarm:"))]
+        return [mask(x, key, path) for x in v if not by_controller(x) and not foreign(x)]
     if isinstance(v, bool) or v is None:
         return v
+    if key == "remainingItemCount":
+        return "<count>"
     if isinstance(v, (int, float)):
         return "<node-port>" if key in ("nodePort", "healthCheckNodePort") and v >= 30000 else v
     if key == "message" and v.startswith(' "" is invalid: patch:'):

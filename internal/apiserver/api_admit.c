@@ -384,6 +384,9 @@ bool api_admit_update(struct api_call *c, struct json *obj, const struct json *o
     if (!api_admit_node(c, obj, old) || !api_admit_rbac(c, obj, old)) {
         return false;
     }
+    if (is_res(c, "", "pods") && c->kr->sub[0] == '\0') {
+        pod_tolerations(c, obj);
+    }
     if (is_res(c, "certificates.k8s.io", "certificatesigningrequests")) {
         if (strcmp(c->kr->sub, "approval") == 0) {
             return csr_signer_verb(c, old, "approve");

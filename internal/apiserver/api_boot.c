@@ -46,7 +46,8 @@ static void boot_flush(struct boot *b) {
 /* Queues a new object or a new state of `cur`. The tree is of the stored version and in d. */
 static int boot_put(struct boot *b, struct api_res *res, struct json_doc *d, struct json *obj,
                     const struct api_obj *cur, const struct json *old, struct err *e) {
-    static const char manager[] = "kube-apiserver";
+    bool flow = strcmp(res->kr->group, "flowcontrol.apiserver.k8s.io") == 0;
+    const char *manager = flow ? "api-priority-and-fairness-config-producer-v1" : "kube-apiserver";
     const struct kube_apply_opts ao = {.manager = manager, .time = b->now};
     struct json *meta = json_need_obj(d, obj, "metadata");
     if (cur == NULL) {
@@ -55,9 +56,24 @@ static int boot_put(struct boot *b, struct api_res *res, struct json_doc *d, str
         json_set_str(d, meta, "uid", uid);
         json_set_str(d, meta, "creationTimestamp", b->now);
         kube_default(d, obj, res->kr);
+    }
+    /* Fields that another component of upstream fills in are not ours. */
+    struct json *said = json_copy(d, obj);
+    if (json_get(said, "aggregationRule") != NULL) {
+        json_del(said, "rules");
+    }
+    if (res == b->a->services) {
+        json_del(json_get(said, "spec"), "clusterIPs");
+        json_del(json_get(said, "spec"), "ipFamilies");
+    }
+    kube_managed_update(d, res->kr, old, said, &ao, false);
+    const struct json *fields = json_at(said, "metadata", "managedFields");
+    if (fields != NULL) {
+        json_set(d, meta, "managedFields", json_copy(d, fields));
+    }
+    if (cur == NULL) {
         kube_prepare_create(d, obj, res->kr);
     }
-    kube_managed_update(d, res->kr, old, obj, &ao, false);
     AUTO(buf) struct buf bytes = BUF_INIT(LIM_KUBE_OBJECT);
     int rc = api_store_bytes(d, res, res->kr, obj, &bytes, e);
     if (rc < 0) {

@@ -259,6 +259,7 @@ static void call_dispatch(struct api_call *c) {
         api_fail_method(c);
         return;
     }
+    api_warn_deprecated(c);
     if (is_connect(c->kr)) {
         api_sub(c);
         return;

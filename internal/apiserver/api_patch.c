@@ -113,9 +113,6 @@ static bool apply_name(struct api_call *c, struct json *obj) {
     if (kube_name(obj)[0] == '\0') {
         json_set_str(c->doc, meta, "name", c->t.name);
     }
-    if (c->main->namespaced && kube_namespace(obj)[0] == '\0') {
-        json_set_str(c->doc, meta, "namespace", c->t.ns);
-    }
     if (strcmp(kube_name(obj), c->t.name) != 0) {
         api_fail(c, 400, "BadRequest",
                  "the name of the object (%s) does not match the name on the URL (%s)",
@@ -147,6 +144,9 @@ static void apply_run(struct api_call *c, struct patch_state *p, struct api_obj 
         return;
     }
     kube_errs_fini(&errs);
+    if (c->main->namespaced && kube_namespace(out)[0] == '\0') {
+        json_set_str(c->doc, json_need_obj(c->doc, out, "metadata"), "namespace", c->t.ns);
+    }
     if (!api_decode(c, c->kr, out, true)) {
         return;
     }

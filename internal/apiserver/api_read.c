@@ -216,7 +216,6 @@ void api_get(struct api_call *c) {
         api_fail_not_found(c, c->t.group, c->t.resource, c->t.name);
         return;
     }
-    api_warn_deprecated(c);
     api_reply_obj(c, 200, o);
 }
 
@@ -378,7 +377,6 @@ static void list_begin(struct api_call *c, struct list_state *s) {
 }
 
 static void list_end(struct api_call *c, struct list_state *s) {
-    api_warn_deprecated(c);
     if (s->trees) {
         list_meta(c, s, json_get(s->table, "metadata"));
         api_reply_json(c, 200, s->table);

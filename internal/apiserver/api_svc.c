@@ -313,6 +313,40 @@ static bool has_ports(const struct json *svc) {
             json_bool_at(svc, true, "spec", "allocateLoadBalancerNodePorts"));
 }
 
+/* Fields that a change of type leaves without meaning go, unless the writer changed them too (then validation speaks). */
+static void drop_by_type(struct json *svc, const struct json *old) {
+    struct json *spec = json_get(svc, "spec");
+    const struct json *was = json_get(old, "spec");
+    const char *type = json_str_at(spec, "type");
+    bool lb = str_eq(type, "LoadBalancer");
+    bool external = lb || str_eq(type, "NodePort") || json_len(json_get(spec, "externalIPs")) > 0;
+    const struct {
+        const char *name;
+        bool gone;
+    } fields[] = {{"internalTrafficPolicy", !has_ip(type)},
+                  {"externalTrafficPolicy", !external},
+                  {"healthCheckNodePort", !lb},
+                  {"allocateLoadBalancerNodePorts", !lb},
+                  {"loadBalancerClass", !lb}};
+    for (size_t i = 0; i < ARRAY_LEN(fields); i++) {
+        if (fields[i].gone &&
+            json_eq(json_get(spec, fields[i].name), json_get(was, fields[i].name))) {
+            json_del(spec, fields[i].name);
+        }
+    }
+    if (has_ports(svc) || !has_ports(old)) {
+        return;
+    }
+    JSON_EACH(it, p, json_get(spec, "ports")) {
+        JSON_EACH(it2, q, json_get(was, "ports")) {
+            if (json_eq(json_get(p, "nodePort"), json_get(q, "nodePort"))) {
+                json_del(p, "nodePort");
+                break;
+            }
+        }
+    }
+}
+
 /* A replacement that leaves the allocated fields out keeps them (upstream's patchAllocatedValues). */
 void api_svc_carry(struct api_call *c, struct json *svc, const struct json *old) {
     struct json *spec = json_need_obj(c->doc, svc, "spec");
@@ -348,6 +382,7 @@ void api_svc_carry(struct api_call *c, struct json *svc, const struct json *old)
             json_set(c->doc, spec, families[i], json_copy(c->doc, json_get(was, families[i])));
         }
     }
+    drop_by_type(svc, old);
     if (!has_ports(svc) || !has_ports(old)) {
         return;
     }

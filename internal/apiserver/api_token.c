@@ -93,6 +93,22 @@ static bool check_ttl(struct api_call *c, const struct json *spec, int64_t *ret)
     return false;
 }
 
+/* A TokenRequest is answered like an object that was made, though nothing is stored. */
+static void request_meta(struct api_call *c, struct json *obj) {
+    const struct kube_apply_opts mo = {.manager = c->field_manager, .time = c->time};
+    struct json *meta = json_need_obj(c->doc, obj, "metadata");
+    char uid[37];
+    rand_uuid(uid);
+    json_set_str(c->doc, meta, "name", c->t.name);
+    json_set_str(c->doc, meta, "namespace", c->t.ns);
+    json_set_str(c->doc, meta, "uid", uid);
+    json_set_str(c->doc, meta, "creationTimestamp", c->time);
+    kube_managed_update(c->doc, c->kr, NULL, obj, &mo, false);
+    JSON_EACH(it, entry, json_get(meta, "managedFields")) {
+        json_set_str(c->doc, entry, "apiVersion", "authentication.k8s.io/v1");
+    }
+}
+
 void api_token_create(struct api_call *c) {
     struct token_state *s = arena_new(&c->mem, struct token_state);
     CHECK(s != NULL);
@@ -119,6 +135,7 @@ void api_token_create(struct api_call *c) {
     }
     s->now = (int64_t)(clock_wall_ns() / NS_PER_S);
     s->obj = obj;
+    request_meta(c, obj);
     json_set_i64(c->doc, spec, "expirationSeconds", s->ttl);
     if (json_len(json_get(spec, "audiences")) == 0) {
         json_push_str(c->doc, json_set_arr(c->doc, spec, "audiences"), c->a->sa_issuer);
@@ -142,12 +159,6 @@ void api_token_create(struct api_call *c) {
     json_set_i64(c->doc, claims, "nbf", s->now);
     json_set(c->doc, claims, "sub",
              json_new_fmt(c->doc, "system:serviceaccount:%s:%s", c->t.ns, c->t.name));
-    const struct kube_apply_opts mo = {.manager = c->field_manager, .time = c->time};
-    struct json *meta = json_need_obj(c->doc, obj, "metadata");
-    json_set_str(c->doc, meta, "name", c->t.name);
-    json_set_str(c->doc, meta, "namespace", c->t.ns);
-    json_set_str(c->doc, meta, "creationTimestamp", c->time);
-    kube_managed_update(c->doc, c->kr, NULL, obj, &mo, false);
     if (json_len(json_get(spec, "boundObjectRef")) == 0) {
         json_set(c->doc, spec, "boundObjectRef", json_new_null(c->doc));
     }

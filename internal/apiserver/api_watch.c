@@ -332,7 +332,6 @@ void api_watch_start(struct api_call *c) {
     c->state = w;
     c->closed = on_closed;
     c->answered = true;
-    api_warn_deprecated(c);
     struct http_header h = {SPAN_LIT("cache-control"), SPAN_LIT("no-cache, private")};
     http_begin(c->r, 200, api_media_type(&w->out, true), &h, 1);
     list_add_tail(&w->res->watches, &w->link);

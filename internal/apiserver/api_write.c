@@ -194,6 +194,11 @@ static const char *scope_ns(const struct api_call *c) {
 }
 
 static void manage(struct api_call *c, struct json *obj, const struct json *old, bool is_apply) {
+    if (old != NULL && !is_apply && json_len(json_at(old, "metadata", "managedFields")) == 0) {
+        /* Objects that nobody manages stay so until somebody applies them. */
+        json_del(json_get(obj, "metadata"), "managedFields");
+        return;
+    }
     const struct kube_apply_opts o = {
         .manager = c->field_manager, .time = c->time, .force = c->force};
     kube_managed_update(c->doc, c->kr, old, obj, &o, is_apply);
@@ -224,7 +229,6 @@ static void on_created(struct api_call *c, int rc, struct api_obj *now, const st
     } else if (rc < 0) {
         api_fail_err(c, e);
     } else {
-        api_warn_deprecated(c);
         api_reply_obj(c, 201, now);
     }
 }
@@ -323,7 +327,6 @@ void api_create(struct api_call *c) {
 /* ---- update ---- */
 
 static void reply_written(struct api_call *c, unsigned status, const struct api_obj *now) {
-    api_warn_deprecated(c);
     if (c->reply != NULL) {
         c->reply(c, status, now);
     } else {
@@ -390,11 +393,11 @@ void api_finish_update(struct api_call *c, struct json *obj, struct api_obj *cur
     const struct json *old = c->old;
     carry_meta(c, obj, old);
     c->obj_name = kube_name(old);
+    kube_prepare_update(c->doc, obj, old, c->kr);
+    manage(c, obj, old, is_apply);
     if (c->res == c->a->services && c->kr->sub[0] == '\0') {
         api_svc_carry(c, obj, old);
     }
-    kube_prepare_update(c->doc, obj, old, c->kr);
-    manage(c, obj, old, is_apply);
     if (!api_admit_update(c, obj, old)) {
         return;
     }

@@ -10,6 +10,7 @@ CMD(netboot)
 CMD(image)
 CMD(agent)
 CMD(kubelet)
+CMD(proxy)
 CMD(pause)
 CMD(server)
 CMD(front)
@@ -28,6 +29,7 @@ const struct cmd cmd_table[] = {
     {"image", "build|ls|rm NAME", "make and list the images that nodes boot", cmd_image, 0},
     {"pause", "", "first process of a pod: waits", cmd_pause, CMD_ROLE},
     {"agent", "", "first process of a network-booted node", cmd_agent, 0},
+    {"proxy", "", "makes Services reachable from a node", cmd_proxy, CMD_ROLE},
     {"kubelet", "", "runs the pods bound to a node", cmd_kubelet, CMD_ROLE},
     {"netboot", "", "boot service: DHCP, TFTP, HTTP, boot documents", cmd_netboot, CMD_ROLE},
     {"version", "", "print the version", cmd_version, 0},

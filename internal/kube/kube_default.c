@@ -159,6 +159,13 @@ static void update_strategy(struct json_doc *d, struct json *o) {
     }
 }
 
+static void daemon_set(struct json_doc *d, struct json *o) {
+    update_strategy(d, o);
+    if (!kube_annotation(o, TEMPLATE_GENERATION)) {
+        kube_annotate(d, o, TEMPLATE_GENERATION, "1");
+    }
+}
+
 static void stateful_set(struct json_doc *d, struct json *o) {
     update_strategy(d, o);
     JSON_EACH(it, t, json_at(o, "spec", "volumeClaimTemplates")) {
@@ -304,7 +311,18 @@ static void pod_spec(struct json_doc *d, struct json *s) {
     }
 }
 
+/* The first of podIPs and podIP say the same. */
+static void pod_ips(struct json_doc *d, struct json *o) {
+    struct json *st = json_get(o, "status"), *ip = json_get(st, "podIP");
+    if (json_span(ip).n && !json_len(json_get(st, "podIPs"))) {
+        struct json *one = json_new_obj(d);
+        json_set_str(d, one, "ip", json_str(ip));
+        json_push(json_set_arr(d, st, "podIPs"), one);
+    }
+}
+
 static void pod(struct json_doc *d, struct json *o) {
+    pod_ips(d, o);
     struct json *spec = json_need_obj(d, o, "spec");
     if (json_is_null(json_get(spec, "enableServiceLinks"))) {
         json_set_bool(d, spec, "enableServiceLinks", true);
@@ -335,7 +353,7 @@ static void before(struct json_doc *d, struct json *o, unsigned hook) {
     case KH_POD: pod(d, o); break;
     case KH_RC: rc(d, o); break;
     case KH_DEPLOYMENT: deployment(d, o); break;
-    case KH_DAEMON_SET: update_strategy(d, o); break;
+    case KH_DAEMON_SET: daemon_set(d, o); break;
     case KH_STATEFUL_SET: stateful_set(d, o); break;
     case KH_JOB: job(d, o); break;
     case KH_HPA: hpa(d, o); break;

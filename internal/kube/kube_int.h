@@ -204,6 +204,8 @@ size_t kube_qualified_msgs(struct span s, const char *ret[4]);
 size_t kube_value_msgs(struct span s, const char *ret[2]);
 void kube_qualified_name_why(struct span s, struct buf *b);
 void kube_label_value_why(struct span s, struct buf *b);
+/* Where apps/v1 keeps the DaemonSet field that it no longer has. */
+#define TEMPLATE_GENERATION "deprecated.daemonset.template.generation"
 const char *kube_qos(const struct json *pod);
 
 /* A path under construction ("spec.containers[0].name"): grows and shrinks with the walk. */

@@ -253,6 +253,11 @@ void kube_managed_update(struct json_doc *d, const struct kube_resource *r, cons
     if (!m->n) {
         load(m, json_at(old, "metadata", "managedFields"));
     }
+    if (old && !m->n) { /* what was never tracked stays so until it is applied */
+        json_del(meta, "managedFields");
+        managed_free(m);
+        return;
+    }
     struct ssa_diff diff = compare(m, old, obj, r);
     struct fset *changed = fset_union(&m->s.a, diff.added, diff.modified);
     struct entry *self =

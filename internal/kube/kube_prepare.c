@@ -5,9 +5,6 @@
 
 /* What the registry does to an object before it is validated: who may write which part, and the counters. */
 
-/* Where apps/v1 keeps the DaemonSet field that it no longer has. */
-#define TEMPLATE_GENERATION "deprecated.daemonset.template.generation"
-
 /* Kinds that count generations. */
 static bool counts_generation(unsigned hook) {
     switch (hook) {
@@ -174,7 +171,6 @@ void kube_prepare_create(struct json_doc *d, struct json *obj, const struct kube
         break;
     }
     case KH_JOB: job_selector(d, obj); break;
-    case KH_DAEMON_SET: kube_annotate(d, obj, TEMPLATE_GENERATION, "1"); break;
     case KH_SERVICE: service_ips(d, obj); break;
     case KH_POD: json_del(json_get(obj, "spec"), "ephemeralContainers"); break;
     case KH_NODE: {
@@ -210,6 +206,44 @@ static bool same(const struct json *a, const struct json *b, const char *key) {
     return (json_is_null(x) && json_is_null(y)) || (x && y && json_eq(x, y));
 }
 
+static void drop_same(struct json *n, const struct json *o, const char *key) {
+    if (same(n, o, key)) {
+        json_del(n, key);
+    }
+}
+
+/* A change of type takes along what only the old type has, unless the writer set it anew. */
+static void service_drop(struct json *n, const struct json *o) {
+    const char *nt = json_str_or(json_get(n, "type"), ""),
+               *ot = json_str_or(json_get(o, "type"), "");
+    bool ports = str_eq(nt, "NodePort") || str_eq(nt, "LoadBalancer");
+    if (str_eq(nt, ot)) {
+        return;
+    }
+    if (!ports) {
+        struct json_iter it = json_iter(json_get(o, "ports"));
+        JSON_EACH(it2, p, json_get(n, "ports")) {
+            const struct json *q = json_next(&it, NULL);
+            if (q) {
+                drop_same(p, q, "nodePort");
+            }
+        }
+        drop_same(n, o, "externalTrafficPolicy");
+    }
+    if (!str_eq(nt, "LoadBalancer")) {
+        drop_same(n, o, "healthCheckNodePort");
+        drop_same(n, o, "allocateLoadBalancerNodePorts");
+        drop_same(n, o, "loadBalancerClass");
+    }
+    if (str_eq(nt, "ExternalName")) {
+        static const char *const keys[] = {"clusterIP", "clusterIPs", "ipFamilies",
+                                           "ipFamilyPolicy", "internalTrafficPolicy"};
+        for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+            drop_same(n, o, keys[i]);
+        }
+    }
+}
+
 /* What the Service's allocator gave earlier stays when the writer says nothing about it. */
 static void service_allocated(struct json_doc *d, struct json *obj, const struct json *old) {
     struct json *n = json_need_obj(d, obj, "spec"), *o = json_get(old, "spec");
@@ -221,6 +255,7 @@ static void service_allocated(struct json_doc *d, struct json *obj, const struct
             take_if_absent(d, n, o, keys[i]);
         }
     }
+    service_drop(n, o);
     const char *type = json_str_or(json_get(n, "type"), "");
     if (str_eq(type, "NodePort") || str_eq(type, "LoadBalancer")) {
         JSON_EACH(it, p, json_get(n, "ports")) {

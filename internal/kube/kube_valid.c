@@ -155,13 +155,9 @@ void v_qualified(struct val *v, const char *child, const struct json *x) {
     qualified(v, child, json_str_or(x, ""), json_str_or(x, ""));
 }
 
-static int by_text(const void *a, const void *b) {
-    const char *const *x = a, *const *y = b;
-    return strcmp(*x, *y);
-}
-const char *const *v_sorted_keys(struct val *v, const struct json *obj) {
+const char *const *v_keys(struct val *v, const struct json *obj) {
     static const char *const none[] = {NULL};
-    size_t n = 0;
+    size_t n = 0; /* the arena's zeros end the list */
     const char **l = arena_alloc(kube_errs_mem(v->e), (json_len(obj) + 1) * sizeof(*l));
     if (!l || !json_is_obj(obj)) {
         return none;
@@ -170,13 +166,12 @@ const char *const *v_sorted_keys(struct val *v, const struct json *obj) {
         (void)x;
         l[n++] = k;
     }
-    qsort(l, n, sizeof(*l), by_text);
     return l;
 }
 
 void v_labels(struct val *v, const char *child, const struct json *labels) {
     const char *m[2];
-    for (const char *const *k = v_sorted_keys(v, labels); *k; k++) {
+    for (const char *const *k = v_keys(v, labels); *k; k++) {
         const char *value = json_str_or(json_get(labels, *k), "");
         qualified(v, child, *k, *k);
         size_t n = kube_value_msgs(span_str(value), m);
@@ -189,7 +184,7 @@ void v_labels(struct val *v, const char *child, const struct json *labels) {
 void v_annotations(struct val *v, const char *child, const struct json *annotations) {
     enum { ANNOTATION_BYTES = 256 << 10 };
     size_t total = 0;
-    for (const char *const *k = v_sorted_keys(v, annotations); *k; k++) {
+    for (const char *const *k = v_keys(v, annotations); *k; k++) {
         AUTO_FREE char *low = str_dup(*k);
         for (char *c = low; *c; c++) {
             *c = (char)(*c >= 'A' && *c <= 'Z' ? *c + 32 : *c);
@@ -322,6 +317,13 @@ static void finalizers(struct val *v, const struct json *meta) {
     }
 }
 
+static void meta_maps(struct val *v, const struct json *meta) {
+    v_labels(v, "labels", json_get(meta, "labels"));
+    v_annotations(v, "annotations", json_get(meta, "annotations"));
+    owners(v, meta);
+    finalizers(v, meta);
+}
+
 void v_meta(struct val *v, const struct json *obj) {
     const struct json *meta = json_get(obj, "metadata"), *gen = json_get(meta, "generateName");
     enum name_rule rule = rule_of(v->r);
@@ -354,10 +356,7 @@ void v_meta(struct val *v, const struct json *obj) {
         v_err(v, KUBE_FORBIDDEN, "namespace", NULL, "not allowed on this type");
     }
     v_min0(v, meta, "generation");
-    v_labels(v, "labels", json_get(meta, "labels"));
-    v_annotations(v, "annotations", json_get(meta, "annotations"));
-    owners(v, meta);
-    finalizers(v, meta);
+    meta_maps(v, meta);
     v_out(v, at);
 }
 
@@ -387,6 +386,7 @@ void v_meta_update(struct val *v, const struct json *obj, const struct json *old
     for (size_t i = 0; i < ARRAY_LEN(fixed); i++) {
         v_immutable(v, fixed[i], json_get(m, fixed[i]), json_get(o, fixed[i]));
     }
+    meta_maps(v, m);
     v_out(v, at);
 }
 
@@ -411,8 +411,11 @@ int kube_validate_create(const struct json *obj, const struct kube_resource *r,
 int kube_validate_update(const struct json *obj, const struct json *old,
                          const struct kube_resource *r, struct kube_errs *errs) {
     struct val v = {.e = errs, .root = obj, .r = r};
-    v_meta(&v, obj);
-    v_meta_update(&v, obj, old);
+    for (int pass = 0; pass < 2;
+         pass++) { /* upstream checks metadata in the registry and in the kind: causes come twice */
+        v_meta(&v, obj);
+        v_meta_update(&v, obj, old);
+    }
     if (!*r->sub || str_eq(r->sub, "ephemeralcontainers") || str_eq(r->sub, "resize")) {
         by_kind(&v, obj, old);
     }

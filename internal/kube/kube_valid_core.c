@@ -33,7 +33,7 @@ static void config_key(struct val *v, const char *child, const char *k) {
 }
 
 void v_config_keys(struct val *v, const char *child, const struct json *map) {
-    for (const char *const *k = v_sorted_keys(v, map); *k; k++) {
+    for (const char *const *k = v_keys(v, map); *k; k++) {
         config_key(v, child, *k);
     }
 }
@@ -69,7 +69,7 @@ static void config_map(struct val *v, const struct json *obj, const struct json 
     static const char *const keys[] = {"data", "binaryData", NULL};
     v_config_keys(v, "data", json_get(obj, "data"));
     v_config_keys(v, "binaryData", json_get(obj, "binaryData"));
-    for (const char *const *k = v_sorted_keys(v, json_get(obj, "data")); *k; k++) {
+    for (const char *const *k = v_keys(v, json_get(obj, "data")); *k; k++) {
         if (json_get(json_get(obj, "binaryData"), *k)) {
             AUTO_FREE char *p = str_fmt("data[%s]", *k);
             v_err_str(v, KUBE_INVALID, p, *k, "duplicate of key present in binaryData");
@@ -417,7 +417,7 @@ static void quota(struct val *v, const struct json *spec, const struct json *old
         "Terminating|NotTerminating|BestEffort|NotBestEffort|PriorityClass|"
         "CrossNamespacePodAffinity|VolumeAttributesClass";
     const struct json *hard = json_get(spec, "hard"), *sc = json_get(spec, "scopes");
-    for (const char *const *k = v_sorted_keys(v, hard); *k; k++) {
+    for (const char *const *k = v_keys(v, hard); *k; k++) {
         AUTO_FREE char *p = str_fmt("hard[%s]", *k);
         const struct json *q = json_get(hard, *k);
         int64_t milli = 0;
@@ -477,7 +477,7 @@ static void limit_range(struct val *v, const struct json *spec) {
                 json_set_bool(d, keys, name, true);
             }
         }
-        for (const char *const *k = v_sorted_keys(v, keys); *k; k++) {
+        for (const char *const *k = v_keys(v, keys); *k; k++) {
             for (size_t q = 0; q < ARRAY_LEN(pairs); q++) {
                 const struct json *lo = json_get(json_get(l, pairs[q].low), *k),
                                   *hi = json_get(json_get(l, pairs[q].high), *k);

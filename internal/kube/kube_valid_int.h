@@ -58,8 +58,8 @@ void v_qualified(struct val *v, const char *child, const struct json *x);
 void v_labels(struct val *v, const char *child, const struct json *labels);
 void v_annotations(struct val *v, const char *child, const struct json *annotations);
 void v_label_selector(struct val *v, const char *child, const struct json *sel);
-/* Keys of an object in order; NULL-terminated, owned by the errors' memory. */
-const char *const *v_sorted_keys(struct val *v, const struct json *obj);
+/* Keys of an object as written; NULL-terminated, owned by the errors' memory. */
+const char *const *v_keys(struct val *v, const struct json *obj);
 void v_immutable(struct val *v, const char *child, const struct json *now, const struct json *old);
 
 void v_meta(struct val *v, const struct json *obj);

@@ -16,7 +16,7 @@ static bool standard_resource(const char *k) {
 }
 
 static void resource_list(struct val *v, const struct json *list) {
-    for (const char *const *k = v_sorted_keys(v, list); *k; k++) {
+    for (const char *const *k = v_keys(v, list); *k; k++) {
         const struct json *q = json_get(list, *k);
         size_t at = kube_path_key(&v->p, *k);
         int64_t milli = 0;
@@ -47,7 +47,7 @@ void v_resources(struct val *v, const struct json *res) {
     v_out(v, at);
     at = v_in(v, "requests");
     resource_list(v, req);
-    for (const char *const *k = v_sorted_keys(v, req); *k; k++) {
+    for (const char *const *k = v_keys(v, req); *k; k++) {
         const struct json *l = json_get(lim, *k), *r = json_get(req, *k);
         int c = 0;
         if (l && kube_quantity_cmp(json_span(r), json_span(l), &c) == 0) {
@@ -882,7 +882,10 @@ static void pod_update(struct val *v, const struct json *obj, const struct json 
         take_images(d, now, os, kinds[i]);
     }
     take_from(d, now, os, "activeDeadlineSeconds");
-    take_from(d, now, os, "terminationGracePeriodSeconds");
+    if (json_i64(json_get(os, "terminationGracePeriodSeconds"), 0) < 0 &&
+        json_i64(json_get(ns, "terminationGracePeriodSeconds"), 0) == 1) {
+        take_from(d, now, os, "terminationGracePeriodSeconds");
+    }
     take_from(d, now, os, "schedulingGates");
     bool more = true;
     JSON_EACH(it, t, json_get(os, "tolerations")) {
@@ -917,6 +920,25 @@ static void pod_update(struct val *v, const struct json *obj, const struct json 
     }
 }
 
+static void token_needs_account(struct val *v, const struct json *spec) {
+    size_t i = 0;
+    if (json_span(json_get(spec, "serviceAccountName")).n) {
+        return;
+    }
+    JSON_EACH(it, vol, json_get(spec, "volumes")) {
+        size_t k = 0;
+        JSON_EACH(it2, src, json_at(vol, "projected", "sources")) {
+            AUTO_FREE char *c =
+                str_fmt("volumes[%zu].projected.sources[%zu].serviceAccountToken", i, k++);
+            if (json_get(src, "serviceAccountToken")) {
+                v_err(v, KUBE_FORBIDDEN, c, NULL,
+                      "must not be specified when serviceAccountName is not set");
+            }
+        }
+        i++;
+    }
+}
+
 bool v_pod(struct val *v, const struct json *obj, const struct json *old) {
     unsigned hook = v->r->type ? v->r->type->hook : KH_NONE;
     if (hook == KH_POD_TEMPLATE) {
@@ -930,6 +952,7 @@ bool v_pod(struct val *v, const struct json *obj, const struct json *old) {
     }
     size_t at = v_in(v, "spec");
     v_pod_spec(v, json_get(obj, "spec"), !old);
+    token_needs_account(v, json_get(obj, "spec"));
     if (old) {
         pod_update(v, obj, old);
     }

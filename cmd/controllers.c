@@ -272,8 +272,12 @@ static int run(const struct opts *o, struct err *e) {
 int cmd_controllers(struct cmdctx *c, struct err *e);
 
 int cmd_controllers(struct cmdctx *c, struct err *e) {
-    struct opts o = {
-        .keyd_fd = -1, .ready_fd = -1, .scope = "admin", .log_level = "info", .server = NULL};
+    struct opts o = {.keyd_fd = -1,
+                     .ready_fd = -1,
+                     .scope = "admin",
+                     .allocate = true,
+                     .log_level = "info",
+                     .server = NULL};
     const char *unix_path = NULL;
     const struct opt table[] = {
         {"kubeconfig", OPT_STR, &o.kubeconfig, "FILE", "how to reach the API server"},

@@ -214,7 +214,7 @@ static void write_taints(struct sync *s) {
     if (disrupted != ctl->was_disrupted) {
         ctl->was_disrupted = disrupted;
         if (disrupted) {
-            LOG_WARN("controllers", "no node is ready, evictions are suspended, continuing");
+            LOG_INFO("controllers", "no node is ready, evictions are suspended");
         }
         struct map_iter it = {0};
         struct json *other;

@@ -291,7 +291,7 @@ struct json *json_new_null(struct json_doc *d) {
     return wrap(must(yyjson_mut_null(d->m)));
 }
 struct json *json_copy(struct json_doc *d, const struct json *v) {
-    return wrap(must(yyjson_mut_val_mut_copy(d->m, val(v))));
+    return v ? wrap(must(yyjson_mut_val_mut_copy(d->m, val(v)))) : NULL;
 }
 
 struct json *json_setn(struct json_doc *d, struct json *obj, struct span key, struct json *v) {

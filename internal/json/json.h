@@ -79,7 +79,7 @@ struct json *json_new_i64(struct json_doc *d, int64_t v);
 struct json *json_new_f64(struct json_doc *d, double v);
 struct json *json_new_bool(struct json_doc *d, bool v);
 struct json *json_new_null(struct json_doc *d);
-struct json *json_copy(struct json_doc *d, const struct json *v); /* deep, into d */
+struct json *json_copy(struct json_doc *d, const struct json *v); /* deep, into d; NULL of NULL */
 /* Sets or replaces a member in place (order kept); v must belong to d and be in no container. Returns v. */
 struct json *json_set(struct json_doc *d, struct json *obj, const char *key, struct json *v);
 struct json *json_setn(struct json_doc *d, struct json *obj, struct span key, struct json *v);

@@ -410,24 +410,23 @@ static bool volume_reaches(struct scheduler *s, const struct json *pod, const st
 static void on_bound(void *ctx, int rc, struct json *obj, const struct err *e) {
     struct pend *p = ctx;
     struct scheduler *s = p->s;
-    (void)obj;
-    if (rc < 0) {
-        scache_forget(&s->cache, p->uid);
-    }
-    if (p->is_gone) {
-        pend_free(p);
-        return;
-    }
     char ns[LIM_KKEY], name[LIM_KKEY];
     kkey_split(p->key, ns, name);
     const struct json *pod = kinformer_get(s->pods, ns, name);
-    if (rc == 0 && pod) {
-        const struct spod *placed = map_get_str(&s->cache.pods, p->uid);
+    const struct spod *placed = map_get_str(&s->cache.pods, p->uid);
+    (void)obj;
+    if (rc == 0 && pod && placed && str_eq(kube_uid(pod), p->uid)) {
         kevent(s->ev, pod, "Normal", "Scheduled", "Successfully assigned %s to %s", p->key,
-               placed ? placed->node->name : pod_node(pod));
+               placed->node->name);
+    } else if (rc < 0) {
+        scache_forget(&s->cache, p->uid);
+    }
+    if (p->is_gone) { /* the watch was faster, or the pod was deleted */
+        pend_free(p);
+        return;
     }
     if (rc == 0 || rc == -ERR_NOT_FOUND || !pod) {
-        /* The watch tells of the new state and drops the entry, if it has not done so yet. */
+        /* The watch will tell of the new state. */
         map_del_str(&s->pend, p->key);
         pend_free(p);
         return;

@@ -154,7 +154,7 @@ case $command in
 up) lab_up "$@" ;;
 down) lab_down ;;
 dir) echo "$dir" ;;
-exec) need_lab; in_ns "$@" ;;
+exec) need_lab; exec ip netns exec "$ns" "$@" ;;
 boot) need_lab; lab_boot "$@" ;;
 wait) need_lab; lab_wait "$@" ;;
 serial) plain "$dir/$1/serial.log" ;;

@@ -18,7 +18,7 @@ demo="$build iproute2 iputils-ping nftables procps curl openssl jq etcd-client k
 test="$demo ccache clang clang-format bats nghttp2-client udhcpc isc-dhcp-client isc-dhcp-relay tftp-hpa atftp
     python3-kubernetes python3-yaml python3-etcd3 python3-grpcio socat tcpdump strace nodejs?node npm?npm"
 # What the benchmarks compare with.
-bench="$demo nghttp2-client wrk atftp tftpd-hpa kea-admin etcd-server dnsmasq-base"
+bench="$demo nghttp2-client wrk atftp kea-admin etcd-server dnsmasq-base"
 
 case ${1:-} in
 build) packages=$build ;;

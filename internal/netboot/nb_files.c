@@ -11,6 +11,7 @@
 #include "internal/log/log.h"
 #include "internal/sys/sys.h"
 
+#include <errno.h>
 #include <sys/stat.h>
 
 enum { LIM_PATH = 1024 };
@@ -77,8 +78,11 @@ static int open_at(int dirfd, struct span path, struct nb_file *ret, struct err 
         return err_set(e, ERR_NOT_FOUND, "no such file");
     }
     int fd = sys_open_beneath(dirfd, name, O_RDONLY | O_NONBLOCK, 0, e);
-    if (fd < 0) {
-        return fd;
+    if (fd <
+        0) { /* out of the directory, through a link, through a file, too long: for the client all the same */
+        bool odd =
+            e->sys == ELOOP || e->sys == EXDEV || e->sys == ENOTDIR || e->sys == ENAMETOOLONG;
+        return odd ? -ERR_NOT_FOUND : fd;
     }
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
         sys_close(fd);

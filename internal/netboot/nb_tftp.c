@@ -169,15 +169,24 @@ static int to_netascii(struct nb_file *f, struct err *e) {
     return 0;
 }
 
-static bool repeated(struct netboot *nb, const struct nb_from *from, size_t *ret_of_client) {
+/* A repeated request needs nothing: its first answer got lost, and the timer sends it again. A client that has too many
+ * transfers loses its oldest: it has forgotten them itself. */
+static bool repeated(struct netboot *nb, const struct nb_from *from) {
+    struct transfer *oldest = NULL;
+    size_t of_client = 0;
     for (LIST_EACH(at, next, &nb->tftp)) {
-        const struct transfer *t = CONTAINER_OF(at, struct transfer, link);
+        struct transfer *t = CONTAINER_OF(at, struct transfer, link);
         if (t->peer_ip == from->src_ip) {
-            ++*ret_of_client;
+            of_client++;
+            oldest = oldest ? oldest : t;
             if (t->peer_port == from->src_port && t->x.base == 0) {
-                return true; /* its first answer got lost: the timer sends it again */
+                return true;
             }
         }
+    }
+    if (of_client >= LIM_NB_TFTP_PER_CLIENT) {
+        oldest->x.state = TFTP_ABORTED;
+        finish(oldest);
     }
     return false;
 }
@@ -216,7 +225,6 @@ static void on_request(struct netboot *nb, struct nb_from *from, struct span pkt
     struct nb_file f;
     struct err e = ERR_INIT;
     AUTO(buf) struct buf path = BUF_INIT(LIM_TFTP_NAME);
-    size_t of_client = 0;
     uint32_t ip;
     int rc = tftp_request_parse(pkt, &rq);
     nb->count.tftp_requests++;
@@ -234,10 +242,10 @@ static void on_request(struct netboot *nb, struct nb_from *from, struct span pkt
         refuse(from, TFTP_E_ACCESS, "read only");
         return;
     }
-    if (repeated(nb, from, &of_client)) {
+    if (repeated(nb, from)) {
         return;
     }
-    if (nb->n_tftp >= LIM_NB_TFTP || of_client >= LIM_NB_TFTP_PER_CLIENT) {
+    if (nb->n_tftp >= LIM_NB_TFTP) {
         refuse(from, TFTP_E_UNDEFINED, "too many transfers, try again");
         return;
     }

@@ -206,6 +206,8 @@ class Wire:
         return None
 
     def ask(self, m, seconds=1.0, **kw):
+        while select.select([self.sock], [], [], 0)[0]:  # what came before is of no interest and may fill the socket
+            self.sock.recv(65536)
         self.send(m, **kw)
         return self.receive(m.xid, seconds)
 

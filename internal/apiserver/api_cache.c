@@ -310,6 +310,7 @@ static int on_store_events(void *ctx, struct store_watch *w, const struct store_
             api_watch_event(a, &a->res[i]);
         }
     }
+    api_retry_wake(a);
     return 0;
 }
 

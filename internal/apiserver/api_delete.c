@@ -281,7 +281,7 @@ static void reply_deleted(struct api_call *c, const struct api_obj *last) {
 static void on_deleted(struct api_call *c, int rc, struct api_obj *now, const struct err *e) {
     struct delete_state *s = c->state;
     if (rc == -ERR_CONFLICT && c->tries++ < LIM_API_RETRIES) {
-        c->again(c);
+        api_retry(c);
     } else if (rc < 0) {
         api_fail_err(c, e);
     } else if (s->next != NULL) {
@@ -295,6 +295,9 @@ static void delete_run(struct api_call *c) {
     struct delete_state *s = c->state;
     const char *ns = c->main->namespaced ? c->t.ns : "";
     struct api_obj *cur = NULL;
+    if (api_wait_turn(c, c->res, ns, c->t.name, delete_run)) {
+        return;
+    }
     struct json *old = api_load_tree(c, c->res, ns, c->t.name, c->res->kr, &cur);
     if (old == NULL) {
         api_fail_not_found(c, c->t.group, c->t.resource, c->t.name);
@@ -397,6 +400,10 @@ static void collection_step(struct api_call *c) {
             continue;
         }
         struct json *next = NULL;
+        if (api_wait_turn(c, c->res, api_fmt(c, "%.*s", SPAN_FMT(api_obj_ns(cur))),
+                          api_fmt(c, "%.*s", SPAN_FMT(api_obj_name(cur))), collection_step)) {
+            return;
+        }
         if (api_delete_plan(c, c->res, cur, &k->o, &next) != 0) {
             continue;
         }

@@ -204,6 +204,9 @@ struct api_call {
     bool answered, nosniff, retry_after;
     bool discovery_v2, not_acceptable;
     unsigned tries;
+    struct list retry_link; /* lost a race */
+    struct list turn_link;  /* waits for a commit of the same object */
+    void (*turn)(struct api_call *c);
     bool generated;               /* the name was made from generateName */
     bool again_on_conflict, pinned, created;
     const struct kube_resource *form; /* version of the tree given to api_commit */
@@ -327,6 +330,12 @@ typedef void api_committed_cb(struct api_call *c, int rc, struct api_obj *now, c
 /* obj NULL: delete. `now` is borrowed (for deletes: the last state), NULL on failure; rc -ERR_CONFLICT: lost a race. */
 void api_commit(struct api_call *c, struct api_res *res, const char *ns, const char *name, struct json *obj, int64_t rev,
                 api_committed_cb *done);
+/* True: another commit of the object is under way and `run` will be called after it. */
+bool api_wait_turn(struct api_call *c, struct api_res *res, const char *ns, const char *name,
+                   void (*run)(struct api_call *c));
+/* Runs c->again when the cache has the change that won. */
+void api_retry(struct api_call *c);
+void api_retry_wake(struct apiserver *a);
 /* The object in the stored form as bytes without resourceVersion. */
 NODISCARD int api_store_bytes(struct json_doc *d, const struct api_res *res, const struct kube_resource *form,
                               struct json *obj, struct buf *b, struct err *e);
@@ -413,7 +422,9 @@ struct apiserver {
     struct map by_name; /* "group/resource" → struct api_res */
     struct list calls;
     struct list open_watches;
-    struct loop_timer bookmark_timer;
+    struct loop_timer bookmark_timer, retry_timer;
+    struct list retries;
+    struct map turns; /* objects with a commit under way */
     struct api_rbac *rbac;
     struct api_svc *svc;
     char *cluster_name, *sa_issuer, *advertise_address;

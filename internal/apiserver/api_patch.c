@@ -173,6 +173,9 @@ static void patch_run(struct api_call *c) {
     struct patch_state *p = c->state;
     struct api_obj *cur = NULL;
     const char *ns = c->main->namespaced ? c->t.ns : "";
+    if (api_wait_turn(c, c->res, ns, c->t.name, patch_run)) {
+        return;
+    }
     c->old = api_load_tree(c, c->res, ns, c->t.name, c->main, &cur);
     if (p->kind == PATCH_APPLY && (c->old != NULL || c->kr->sub[0] == '\0')) {
         apply_run(c, p, cur);

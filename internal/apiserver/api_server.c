@@ -118,6 +118,7 @@ int apiserver_new(struct loop *l, const struct apiserver_opts *o, void (*ready)(
     a->advertise_port = o->advertise_port;
     a->kubelet_tls = o->kubelet_tls != NULL ? tls_config_ref(o->kubelet_tls) : NULL;
     list_init(&a->calls);
+    list_init(&a->retries);
     list_init(&a->open_watches);
     a->sa_pems = mem_array(NULL, o->n_sa_public_pems + 1, sizeof *a->sa_pems, 64);
     for (size_t i = 0; i < o->n_sa_public_pems && a->sa_pems != NULL; i++) {
@@ -177,10 +178,12 @@ void apiserver_free(struct apiserver *a) {
     store_close(a->store);
     a->store = NULL;
     loop_timer_stop(&a->bookmark_timer);
+    loop_timer_stop(&a->retry_timer);
     api_rbac_free(a);
     api_svc_free(a);
     api_cache_free(a);
     map_fini(&a->by_name);
+    map_fini(&a->turns);
     if (a->kubelet_tls != NULL) {
         tls_config_unref(a->kubelet_tls);
     }

@@ -134,6 +134,9 @@ static void scale_run(struct api_call *c) {
     const struct kube_resource *scale_kr =
         kube_resource_find(c->t.group, c->t.version, c->t.resource, "scale");
     c->kr = scale_kr;
+    if (c->t.verb != API_V_GET && api_wait_turn(c, c->res, c->t.ns, c->t.name, scale_run)) {
+        return;
+    }
     c->old = api_load_tree(c, c->res, c->t.ns, c->t.name, c->main, &cur);
     if (c->old == NULL) {
         api_fail_not_found(c, c->t.group, c->t.resource, c->t.name);
@@ -196,7 +199,7 @@ static void reply_created(struct api_call *c, unsigned status, const struct api_
 
 static void on_bound(struct api_call *c, int rc, struct api_obj *now, const struct err *e) {
     if (rc == -ERR_CONFLICT && c->tries++ < LIM_API_RETRIES) {
-        c->again(c);
+        api_retry(c);
     } else if (rc < 0) {
         api_fail_err(c, e);
     } else {
@@ -205,6 +208,9 @@ static void on_bound(struct api_call *c, int rc, struct api_obj *now, const stru
 }
 
 static void bind_run(struct api_call *c) {
+    if (sub_is(c->kr, "binding") && api_wait_turn(c, c->res, c->t.ns, c->t.name, bind_run)) {
+        return;
+    }
     struct json *b = api_decode_body(c, c->kr, false);
     struct api_res *pods = api_res_find(c->a, "", "pods");
     struct api_obj *cur = NULL;
@@ -339,6 +345,9 @@ static bool budget_charge(struct api_call *c, const struct json *pod) {
 }
 
 static void evict_run(struct api_call *c) {
+    if (api_wait_turn(c, c->res, c->t.ns, c->t.name, evict_run)) {
+        return;
+    }
     struct json *ev = api_decode_body(c, c->kr, false);
     struct api_obj *cur = NULL;
     if (ev == NULL) {

@@ -57,12 +57,98 @@ struct commit {
     size_t ns_n;
     struct api_obj *before;
     struct span value;
+    char *turn_key;
     struct store_txn *txn; /* waits for the lease of events */
     api_committed_cb *done;
 };
 
 /* Events are forgotten after an hour. They share a lease for a few minutes, as upstream's do. */
 enum { EVENT_TTL_S = 3600, EVENT_LEASE_SHARED_S = 300 };
+/* Longest wait of a lost race for the events of its winner. */
+enum { RETRY_MS = 20 };
+
+/* ---- one change of an object at a time ---- */
+
+/* Commits of one key follow one another: who finds one under way waits for it, in order of arrival, instead of losing a
+ * race that it could not win. */
+struct turn {
+    struct list waiters; /* api_call.turn_link */
+    bool busy;
+};
+
+bool api_wait_turn(struct api_call *c, struct api_res *res, const char *ns, const char *name,
+                   void (*run)(struct api_call *c)) {
+    AUTO_FREE char *key = str_fmt("%s%s/%s", res->prefix, ns, name);
+    struct turn *t = map_get_str(&c->a->turns, key);
+    if (t == NULL || !t->busy) {
+        return false;
+    }
+    c->turn = run;
+    api_call_busy(c);
+    list_add_tail(&t->waiters, &c->turn_link);
+    return true;
+}
+
+static void turn_begin(struct commit *k) {
+    struct turn *t = map_get_str(&k->c->a->turns, k->turn_key);
+    if (t == NULL) {
+        t = new_zero(struct turn);
+        list_init(&t->waiters);
+        map_put_str(&k->c->a->turns, k->turn_key, t);
+    }
+    t->busy = true;
+}
+
+static void turn_end(struct apiserver *a, const char *key) {
+    struct turn *t = map_get_str(&a->turns, key);
+    if (t == NULL) {
+        return; /* a second commit of the same request ended it */
+    }
+    t->busy = false;
+    while (!t->busy && !list_empty(&t->waiters)) {
+        struct api_call *c = CONTAINER_OF(t->waiters.next, struct api_call, turn_link);
+        list_del(&c->turn_link);
+        c->turn(c);
+        api_call_unbusy(c);
+    }
+    if (!t->busy) {
+        map_del_str(&a->turns, key);
+        free(t);
+    }
+}
+
+/* A race lost all the same (to a change of a quota or budget that went along) is run again a little later. */
+static void on_retry(struct loop_timer *t) {
+    struct apiserver *a = CONTAINER_OF(t, struct apiserver, retry_timer);
+    struct list now;
+    list_init(&now);
+    for (LIST_EACH(pos, nxt, &a->retries)) {
+        list_del(pos);
+        list_add_tail(&now, pos);
+    }
+    for (LIST_EACH(pos, nxt, &now)) {
+        struct api_call *c = CONTAINER_OF(pos, struct api_call, retry_link);
+        list_del(pos);
+        c->again(c);
+        api_call_unbusy(c);
+    }
+}
+
+void api_retry(struct api_call *c) {
+    struct apiserver *a = c->a;
+    api_call_busy(c);
+    list_add_tail(&a->retries, &c->retry_link);
+    if (!loop_timer_active(&a->retry_timer)) {
+        loop_timer_start(a->l, &a->retry_timer, RETRY_MS * NS_PER_MS, on_retry, "lost races");
+    }
+}
+
+/* New events are in the cache: who lost to them goes on at once. */
+void api_retry_wake(struct apiserver *a) {
+    if (!list_empty(&a->retries)) {
+        loop_timer_start(a->l, &a->retry_timer, 0, on_retry, "lost races");
+    }
+}
 
 static void on_committed(void *ctx, struct store_txn *t, int rc, const struct err *e) {
     struct commit *k = ctx;
@@ -89,9 +175,12 @@ static void on_committed(void *ctx, struct store_txn *t, int rc, const struct er
     k->done(c, rc, now, e);
     api_obj_unref(now);
     api_obj_unref(k->before);
+    struct apiserver *a = c->a;
+    AUTO_FREE char *turn_key = TAKE(k->turn_key);
     free(k->key);
     free(k);
     api_call_unbusy(c);
+    turn_end(a, turn_key);
 }
 
 static void event_send(struct apiserver *a, struct store_txn *t, struct commit *k) {
@@ -132,6 +221,8 @@ void api_commit(struct api_call *c, struct api_res *res, const char *ns, const c
     k->done = done;
     k->key = ns[0] != '\0' ? str_fmt("%s/%s", ns, name) : str_dup(name);
     k->ns_n = strlen(ns);
+    k->turn_key = str_fmt("%s%s/%s", res->prefix, ns, name);
+    turn_begin(k);
     struct api_obj *before = api_cache_get(res, span_str(k->key));
     k->before = before != NULL ? api_obj_ref(before) : NULL;
     AUTO_FREE char *full = str_fmt("%s%s", res->prefix, k->key);
@@ -218,11 +309,11 @@ static void warnings_of(struct api_call *c, const struct json *obj) {
 static void on_created(struct api_call *c, int rc, struct api_obj *now, const struct err *e) {
     if (rc == -ERR_CONFLICT) {
         if (c->generated && c->tries++ < 8) {
-            c->again(c);
+            api_retry(c);
             return;
         }
         if (c->again_on_conflict && c->tries++ < LIM_API_RETRIES) {
-            c->again(c);
+            api_retry(c);
             return;
         }
         api_fail_exists(c, c->obj_name);
@@ -336,7 +427,7 @@ static void reply_written(struct api_call *c, unsigned status, const struct api_
 
 static void on_updated(struct api_call *c, int rc, struct api_obj *now, const struct err *e) {
     if (rc == -ERR_CONFLICT && c->again != NULL && c->tries++ < LIM_API_RETRIES) {
-        c->again(c);
+        api_retry(c);
     } else if (rc == -ERR_CONFLICT) {
         api_fail_conflict(c, c->t.resource, c->t.name,
                           "the object has been modified; please apply your changes to the latest "
@@ -530,6 +621,9 @@ bool api_check_update(struct api_call *c, const struct json *obj, const struct a
 }
 
 static void update_run(struct api_call *c) {
+    if (api_wait_turn(c, c->res, scope_ns(c), c->t.name, update_run)) {
+        return;
+    }
     struct json *obj = api_decode_body(c, c->kr, true);
     struct api_obj *cur = NULL;
     if (obj == NULL || !check_names(c, obj)) {

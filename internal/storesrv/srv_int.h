@@ -114,6 +114,34 @@ void maint_downgrade(struct rpc *c, struct span m);
 void cluster_list(struct rpc *c, struct span m);
 void cluster_refuse(struct rpc *c, struct span m);
 
+void auth_enable(struct rpc *c, struct span m);
+void auth_disable(struct rpc *c, struct span m);
+void auth_status(struct rpc *c, struct span m);
+void auth_authenticate(struct rpc *c, struct span m);
+void auth_user_add(struct rpc *c, struct span m);
+void auth_user_get(struct rpc *c, struct span m);
+void auth_user_list(struct rpc *c, struct span m);
+void auth_user_delete(struct rpc *c, struct span m);
+void auth_user_password(struct rpc *c, struct span m);
+void auth_user_grant(struct rpc *c, struct span m);
+void auth_user_revoke(struct rpc *c, struct span m);
+void auth_role_add(struct rpc *c, struct span m);
+void auth_role_get(struct rpc *c, struct span m);
+void auth_role_list(struct rpc *c, struct span m);
+void auth_role_delete(struct rpc *c, struct span m);
+void auth_role_grant(struct rpc *c, struct span m);
+void auth_role_revoke(struct rpc *c, struct span m);
+/* Is the caller allowed to? 0 or an error; always 0 while authentication is off. */
+NODISCARD int auth_range(struct rpc *c, struct span key, struct span end, bool write,
+                         struct err *e);
+NODISCARD int auth_body(struct rpc *c, const struct store_body *b, struct err *e);
+NODISCARD int auth_admin(struct rpc *c, struct err *e);
+NODISCARD int auth_lease(struct rpc *c, int64_t id, struct err *e);
+int rpc_error(struct err *e, enum err_code code,
+              const char *text);       /* a constant text, for the client too */
+char *pass_hash(const char *password); /* NULL on failure; heap */
+bool pass_check(const char *password, const char *hash);
+
 /* ---- srv_http.c ---- */
 void srv_on_plain(struct storesrv *v, struct http_req *r);
 void srv_metrics(struct storesrv *v, struct buf *b);

@@ -40,7 +40,7 @@ static void range(struct rpc *c, struct span m, bool stream) {
     struct err e = ERR_INIT;
     struct store_range_req q;
     bool serializable;
-    if (dec_range(m, &q, &serializable, &e) < 0) {
+    if (dec_range(m, &q, &serializable, &e) < 0 || auth_range(c, q.key, q.end, false, &e) < 0) {
         rpc_fail(c, &e);
         return;
     }
@@ -99,6 +99,9 @@ static void submit(struct rpc *c, struct store_txn *t, int rc, size_t n, struct 
     if (rc == 0 && n > c->v->o.max_request_bytes) {
         rc = err_set(e, ERR_INVALID, "%s", STORE_E_TOO_LARGE);
         e->pub = STORE_E_TOO_LARGE;
+    }
+    if (rc == 0) {
+        rc = auth_body(c, &t->body, e);
     }
     if (rc < 0) {
         store_txn_free(t);
@@ -220,6 +223,11 @@ void lease_revoke(struct rpc *c, struct span m) {
     int64_t id, unused;
     if (two_i64(m, &id, &unused) < 0) {
         malformed(c);
+        return;
+    }
+    struct err e = ERR_INIT;
+    if (auth_lease(c, id, &e) < 0) {
+        rpc_fail(c, &e);
         return;
     }
     store_lease_revoke(c->v->st, id, header_done, rpc_ref(c));

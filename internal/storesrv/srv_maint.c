@@ -9,6 +9,16 @@ static void ok_header(struct rpc *c, struct buf *b) {
     enc_header(b, 1, c->v, store_rev(c->v->st));
 }
 
+/* Everything that reads or changes the whole file is for administrators once authentication is on. */
+static bool admin(struct rpc *c) {
+    struct err e = ERR_INIT;
+    if (auth_admin(c, &e) < 0) {
+        rpc_fail(c, &e);
+        return false;
+    }
+    return true;
+}
+
 /* ---- alarms ---- */
 
 struct alarm_call {
@@ -127,7 +137,9 @@ static void header_done(void *ctx, int rc, const struct err *e) {
 
 void maint_defrag(struct rpc *c, struct span m) {
     (void)m;
-    store_defrag(c->v->st, header_done, rpc_ref(c));
+    if (admin(c)) {
+        store_defrag(c->v->st, header_done, rpc_ref(c));
+    }
 }
 
 static void hash_done(void *ctx, int rc, uint32_t hash, int64_t rev, int64_t compact_rev,
@@ -152,6 +164,9 @@ static void hash_done(void *ctx, int rc, uint32_t hash, int64_t rev, int64_t com
 
 static void hash(struct rpc *c, int64_t rev) {
     struct err e = ERR_INIT;
+    if (!admin(c)) {
+        return;
+    }
     if (store_hash(c->v->st, rev, hash_done, rpc_ref(c), &e) < 0) {
         rpc_fail(c, &e);
         rpc_unref(c);
@@ -242,6 +257,9 @@ static void snapshot_ready(void *ctx, int rc, int own_fd, uint64_t size, const s
 void maint_snapshot(struct rpc *c, struct span m) {
     (void)m;
     struct err e = ERR_INIT;
+    if (!admin(c)) {
+        return;
+    }
     if (store_snapshot(c->v->st, snapshot_ready, rpc_ref(c), &e) < 0) {
         rpc_fail(c, &e);
         rpc_unref(c);

@@ -29,6 +29,23 @@ static const struct method methods[] = {
     {"/etcdserverpb.Cluster/MemberRemove", cluster_refuse, NULL, NULL, false},
     {"/etcdserverpb.Cluster/MemberUpdate", cluster_refuse, NULL, NULL, false},
     {"/etcdserverpb.Cluster/MemberPromote", cluster_refuse, NULL, NULL, false},
+    {"/etcdserverpb.Auth/AuthEnable", auth_enable, NULL, NULL, false},
+    {"/etcdserverpb.Auth/AuthDisable", auth_disable, NULL, NULL, false},
+    {"/etcdserverpb.Auth/AuthStatus", auth_status, NULL, NULL, false},
+    {"/etcdserverpb.Auth/Authenticate", auth_authenticate, NULL, NULL, false},
+    {"/etcdserverpb.Auth/UserAdd", auth_user_add, NULL, NULL, false},
+    {"/etcdserverpb.Auth/UserGet", auth_user_get, NULL, NULL, false},
+    {"/etcdserverpb.Auth/UserList", auth_user_list, NULL, NULL, false},
+    {"/etcdserverpb.Auth/UserDelete", auth_user_delete, NULL, NULL, false},
+    {"/etcdserverpb.Auth/UserChangePassword", auth_user_password, NULL, NULL, false},
+    {"/etcdserverpb.Auth/UserGrantRole", auth_user_grant, NULL, NULL, false},
+    {"/etcdserverpb.Auth/UserRevokeRole", auth_user_revoke, NULL, NULL, false},
+    {"/etcdserverpb.Auth/RoleAdd", auth_role_add, NULL, NULL, false},
+    {"/etcdserverpb.Auth/RoleGet", auth_role_get, NULL, NULL, false},
+    {"/etcdserverpb.Auth/RoleList", auth_role_list, NULL, NULL, false},
+    {"/etcdserverpb.Auth/RoleDelete", auth_role_delete, NULL, NULL, false},
+    {"/etcdserverpb.Auth/RoleGrantPermission", auth_role_grant, NULL, NULL, false},
+    {"/etcdserverpb.Auth/RoleRevokePermission", auth_role_revoke, NULL, NULL, false},
 };
 
 const struct method *srv_method(struct span path) {
@@ -132,6 +149,12 @@ void rpc_reply(struct rpc *c, struct buf *own_b) {
     } else {
         rpc_status(c, 8, "etcdserver: answer is too large");
     }
+}
+
+int rpc_error(struct err *e, enum err_code code, const char *text) {
+    int rc = err_set(e, code, "%s", text);
+    e->pub = text;
+    return rc;
 }
 
 void rpc_fail(struct rpc *c, const struct err *e) {

@@ -258,6 +258,11 @@ static void create(struct wstream *ws, struct span m) {
         }
         id = ws->next_id++;
     }
+    if (auth_range(ws->c, k.q.key, k.q.end, false, &e) < 0) {
+        refuse_watch(ws, -1,
+                     "rpc error: code = PermissionDenied desc = etcdserver: permission denied");
+        return;
+    }
     struct swatch *w = new_zero(struct swatch);
     w->ws = ws;
     w->id = id;

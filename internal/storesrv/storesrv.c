@@ -1,4 +1,4 @@
-#include "internal/storesrv/srv_int.h"
+#include "internal/storesrv/srv_auth.h"
 
 #include "internal/base/rand.h"
 
@@ -85,7 +85,7 @@ int storesrv_new(struct loop *l, struct store *s, const struct storesrv_opts *o,
     v->member_id = o->member_id;
     list_init(&v->rpcs);
     int rc = store_aux_scan(s, SPAN_LIT("identity"), take_id, v, e);
-    if (rc < 0) {
+    if (rc < 0 || (rc = auth_load(v, e)) < 0) {
         storesrv_free(v);
         return rc;
     }
@@ -111,6 +111,7 @@ void storesrv_free(struct storesrv *v) {
     free_list(v->client_urls, v->o.n_client_urls);
     free_list(v->peer_urls, v->o.n_peer_urls);
     free(v->rev_samples);
+    auth_free(v->auth);
     free(v->name);
     free(v);
 }

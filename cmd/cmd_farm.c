@@ -39,7 +39,8 @@ int cmd_farm(struct cmdctx *c, struct err *e) {
                        "--keyd-fd, --super-fd and --tenant-ports are needed: this role is started "
                        "by kfarm server");
     }
-    if ((rc = role_enter(&r, "farm", level, SYS_ALLOW_BASE | SYS_ALLOW_CONNECT | SYS_ALLOW_FILES,
+    if ((rc = role_enter(&r, "farm", level,
+                         SYS_ALLOW_BASE | SYS_ALLOW_CONNECT | SYS_ALLOW_LISTEN | SYS_ALLOW_FILES,
                          e)) < 0) {
         return rc;
     }

@@ -2,6 +2,7 @@
 #include "internal/farm/farm_int.h"
 
 #include "internal/pki/pki.h"
+#include "internal/sys/sys.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -54,7 +55,13 @@ uint16_t farm_port(const struct farm *f, const struct json *t) {
         return port_used(f, t, wish) ? 0 : (uint16_t)wish;
     }
     for (unsigned p = f->o.port_first; p <= f->o.port_last; p++) {
-        if (!port_used(f, t, p)) {
+        if (port_used(f, t, p)) {
+            continue;
+        }
+        int fd =
+            sys_listen_tcp("", (uint16_t)p, NULL); /* another program of this host may have it */
+        if (fd >= 0) {
+            sys_close(fd);
             return (uint16_t)p;
         }
     }

@@ -120,6 +120,7 @@ struct kubelet {
     void (*down_done)(void *ctx);
     void *down_ctx;
     struct json_doc *tags;      /* labels and taints that we keep in line */
+    bool tags_written;   /* the labels of tags are on the Node */
     struct json_doc *sent_status;
     struct json_doc *info_doc;  /* runtime info: version, ready, … */
     bool rt_ready, net_ready;

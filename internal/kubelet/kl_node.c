@@ -35,6 +35,7 @@ void kubelet_set_tags(struct kubelet *k, const struct json *labels, const struct
     json_set(d, o, "taints", taints ? json_copy(d, taints) : json_new_arr(d));
     json_doc_free(k->tags);
     k->tags = d;
+    k->tags_written = false;
     if (k->is_registered) {
         kl_node_refresh(k);
     }
@@ -222,11 +223,6 @@ static bool was_applied(const struct json *applied, const char *key) {
     return false;
 }
 
-static bool same_taint(const struct json *a, const struct json *b) {
-    return str_eq(json_str_at(a, "key"), json_str_at(b, "key")) &&
-           str_eq(json_str_at(a, "effect"), json_str_at(b, "effect"));
-}
-
 static void base_labels(struct kubelet *k, struct json_doc *d, struct json *labels) {
     struct utsname u = {0};
     IGNORE_ERR(uname(&u), "never fails with a good pointer");
@@ -259,11 +255,15 @@ static void add_tag_taints(struct kubelet *k, struct json_doc *d, struct json *t
     }
 }
 
-/* Merge patch that brings the Node in line with the tags; NULL: it is. */
+/* Merge patch that brings the Node's labels in line with the tags, once after a start or a change of the tags: later
+ * changes are others' (kfarm's farm role follows the Tenant). Taints are given when the Node is created and not changed
+ * here: NodeRestriction forbids it to nodes. NULL: nothing to do. */
 static struct json *tags_patch(struct kubelet *k, struct json_doc *d, const struct json *node) {
+    if (k->tags_written) {
+        return NULL;
+    }
     struct json *patch = json_new_obj(d), *meta = json_set_obj(d, patch, "metadata"),
-                *labels = json_set_obj(d, meta, "labels"), *want = json_new_obj(d),
-                *taints = json_new_arr(d);
+                *labels = json_set_obj(d, meta, "labels"), *want = json_new_obj(d);
     AUTO(json_docp) struct json_doc *old = NULL;
     AUTO(buf) struct buf text = BUF_INIT(1 << 20);
     struct err e = ERR_INIT;
@@ -284,29 +284,11 @@ static struct json *tags_patch(struct kubelet *k, struct json_doc *d, const stru
             json_set(d, labels, key2, json_new_null(d));
         }
     }
-    JSON_EACH(it3, t, json_at(node, "spec", "taints")) { /* those of others stay */
-        char id[512];
-        bool ours = false;
-        JSON_EACH(it4, mine, json_get(json_root(k->tags), "taints")) {
-            ours = ours || same_taint(t, mine);
-        }
-        if (str_put(id, sizeof(id), "%s:%s", json_str_or(json_get(t, "key"), ""),
-                    json_str_or(json_get(t, "effect"), "")) == 0 &&
-            !ours && !was_applied(json_get(was, "taints"), id)) {
-            json_push(taints, json_copy(d, t));
-        }
-    }
-    add_tag_taints(k, d, taints);
     json_write(applied_list(k, d), 0, &text);
-    const struct json *have = json_at(node, "spec", "taints");
-    bool taints_differ = have ? !json_eq(have, taints) : json_len(taints) > 0;
-    if (json_len(labels) == 0 && !taints_differ && note && str_eq(note, buf_cstr(&text))) {
+    if (json_len(labels) == 0 && note && str_eq(note, buf_cstr(&text))) {
         return NULL;
     }
     json_set_str(d, json_set_obj(d, meta, "annotations"), TAGS_ANNOTATION, buf_cstr(&text));
-    if (taints_differ) {
-        json_set(d, json_set_obj(d, patch, "spec"), "taints", taints);
-    }
     return patch;
 }
 
@@ -423,10 +405,11 @@ static void on_info(void *ctx, int rc, const struct kubelet_runtime_info *i, con
 static void on_tags(void *ctx, int rc, struct json *obj, const struct err *e) {
     struct kubelet *k = ctx;
     if (rc < 0) {
-        LOG_WARN("kubelet", "labels and taints not written, trying again", F_ERR(e));
+        LOG_WARN("kubelet", "labels not written, trying again", F_ERR(e));
         cycle_end(k, false);
         return;
     }
+    k->tags_written = true;
     if (obj && k->node_informer) {
         kinformer_put(k->node_informer, obj);
     }
@@ -442,7 +425,7 @@ static void on_created(void *ctx, int rc, struct json *obj, const struct err *e)
         return;
     }
     LOG_INFO("kubelet", "node registered", F_STR("node", k->o.node_name));
-    k->is_registered = true;
+    k->is_registered = k->tags_written = true;
     k->o.ops->info(k->o.rt, on_info, k);
 }
 
@@ -492,6 +475,7 @@ static void on_got(void *ctx, int rc, struct json *node, const struct err *e) {
         const struct kref r = node_ref(k, NULL);
         kpatch(k->c, &r, KPATCH_MERGE, patch, "kubelet", on_tags, k);
     } else {
+        k->tags_written = true;
         k->o.ops->info(k->o.rt, on_info, k);
     }
 }

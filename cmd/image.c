@@ -16,7 +16,7 @@ static const char *opt_data_dir = "/var/lib/kfarm";
 static const char *opt_name = "default";
 static struct opt_list opt_packages, opt_modules;
 static bool opt_refresh;
-static int64_t opt_level = 15;
+static int64_t opt_level = 10;
 
 static const struct opt options[] = {
     {"data-dir", OPT_STR, &opt_data_dir, "DIR", "images are kept under DIR/images"},

@@ -256,7 +256,7 @@ static int squash(struct build *b) {
     if (image_tree_sort(&b->root) < 0 ||
         str_put(out, sizeof(out), "%s/root.squashfs", b->work) < 0 ||
         str_put(log, sizeof(log), "%s/mksquashfs.log", b->work) < 0 ||
-        str_put(level, sizeof(level), "%d", b->o->zstd_level ? b->o->zstd_level : 15) < 0 ||
+        str_put(level, sizeof(level), "%d", b->o->zstd_level ? b->o->zstd_level : 10) < 0 ||
         str_put(epoch, sizeof(epoch), "%llu", (unsigned long long)b->o->epoch) < 0) {
         return err_set(b->e, ERR_LIMIT, "path too long");
     }

@@ -28,7 +28,7 @@ struct imagebuild_opts {
     const char *const *modules;  /* further kernel modules for initrd and root */
     size_t n_modules;
     uint64_t epoch;         /* every modification time */
-    int zstd_level;         /* of the root, 0: 15 */
+    int zstd_level;         /* of the root, 0: 10 */
     void (*progress)(const char *what, unsigned percent, void *ctx); /* percent 100: done; may be NULL */
     void *ctx;
 };

@@ -115,11 +115,26 @@ static void on_events_again(struct loop_timer *t) {
     }
 }
 
+/* An event is out before the runtime's own bookkeeping is done: what it lists right now may still be the old state. So
+ * it is looked at a few times more, further and further apart. */
+static void on_echo(struct loop_timer *t) {
+    struct kubelet_cri *c = CONTAINER_OF(t, struct kubelet_cri, echo);
+    static const uint64_t after_ms[] = {100, 300, 1000, 3000};
+    if (c->changed) {
+        c->changed(c->changed_ctx);
+    }
+    if (c->echoes < ARRAY_LEN(after_ms)) {
+        loop_timer_start(c->l, &c->echo, after_ms[c->echoes++] * NS_PER_MS, on_echo, "cri event");
+    }
+}
+
 static void on_event(struct http_call *h, struct span data, void *ctx) {
     struct kubelet_cri *c = ctx;
     (void)h;
-    if (data.n > 0 && c->changed) {
-        c->changed(c->changed_ctx);
+    if (data.n > 0) {
+        c->echoes = 0;
+        loop_timer_stop(&c->echo);
+        loop_timer_start(c->l, &c->echo, 0, on_echo, "cri event");
     }
 }
 
@@ -161,6 +176,7 @@ void cri_events_start(struct kubelet_cri *c) {
 
 void cri_events_stop(struct kubelet_cri *c) {
     loop_timer_stop(&c->events_again);
+    loop_timer_stop(&c->echo);
     if (c->events) {
         http_call_cancel(c->events);
         c->events = NULL;

@@ -15,7 +15,8 @@ struct kubelet_cri {
     void (*changed)(void *ctx);
     void *changed_ctx;
     struct http_call *events;
-    struct loop_timer events_again;
+    struct loop_timer events_again, echo;
+    unsigned echoes; /* looks since the last event */
     struct map details; /* id → struct cri_detail */
     char version[96];
 };

@@ -21,7 +21,7 @@ int cmd_netboot(struct cmdctx *c, struct err *e);
 #define RENEW_NS (182ull * 24 * 3600 * NS_PER_S)
 #define RENEW_RETRY_NS (3600ull * NS_PER_S)
 
-enum { SANS = 32 };
+enum { SANS = 32, LIM_CHAIN = 16 << 10 };
 
 struct boot_role {
     struct role r;
@@ -66,8 +66,18 @@ static void on_signal(struct loop_signal *s, int signo) {
 
 /* ---- HTTPS ---- */
 
+/* Nodes pin the key of the CA, so that it must be in what the server shows: leaf, then CA. */
+static void chain(struct buf *b, struct span cert, struct span ca) {
+    buf_span(b, cert);
+    if (!span_ends(cert, "\n")) {
+        buf_u8(b, '\n');
+    }
+    buf_span(b, ca);
+}
+
 static int use_identity(struct boot_role *b, struct span cert, struct span key, struct span ca,
                         struct err *e) {
+    AUTO(buf) struct buf both = BUF_INIT(LIM_CHAIN);
     struct pki_info info;
     int rc = pki_cert_parse(ca, &info, e);
     if (rc < 0) {
@@ -75,7 +85,8 @@ static int use_identity(struct boot_role *b, struct span cert, struct span key, 
     }
     memcpy(b->o.boot_ca_sha256, info.spki_sha256, sizeof(b->o.boot_ca_sha256));
     pki_info_fini(&info);
-    return tls_server_config_new(&b->o.tls, cert, key, SPAN_EMPTY, TLS_CLIENT_NONE, e);
+    chain(&both, cert, ca);
+    return tls_server_config_new(&b->o.tls, buf_view(&both), key, SPAN_EMPTY, TLS_CLIENT_NONE, e);
 }
 
 static int tls_from_files(struct boot_role *b, struct err *e) {
@@ -108,7 +119,9 @@ static void renewed(void *ctx, int rc, struct key_identity *id, const struct err
     struct boot_role *b = ctx;
     struct err mine = ERR_INIT;
     if (rc >= 0) {
-        rc = tls_config_set_cert(b->o.tls, buf_view(&id->cert_pem), buf_view(&id->key_pem), &mine);
+        AUTO(buf) struct buf both = BUF_INIT(LIM_CHAIN);
+        chain(&both, buf_view(&id->cert_pem), buf_view(&id->ca_pem));
+        rc = tls_config_set_cert(b->o.tls, buf_view(&both), buf_view(&id->key_pem), &mine);
         e = &mine;
     }
     if (rc < 0) {

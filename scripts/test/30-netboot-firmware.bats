@@ -11,22 +11,24 @@ make_image() {
     local cache=${KFARM_CACHE:-$HOME/.cache/kfarm}/test-kernel package version f
     if [ ! -e "$cache/initrd.img" ]; then
         mkdir -p "$cache"
+        local k
         cd "$(mktemp -d -p "$BATS_FILE_TMPDIR")"
+        k=$PWD/k
         package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ { print $2; exit }')
         apt-get download "$package" >&2
         dpkg -x linux-image-*.deb k
         version=$(ls k/lib/modules)
-        depmod -b k "$version"
+        depmod -b "$k" "$version"
         mkdir -p i/bin i/proc i/sys i/dev "i/lib/modules/$version"
         cp /bin/busybox i/bin/
         for f in virtio_pci virtio_net af_packet; do
-            modprobe -d k -S "$version" --show-depends $f | awk '/^insmod/ { print $2 }'
+            modprobe -d "$k" -S "$version" --show-depends $f | awk '/^insmod/ { print $2 }'
         done | sort -u | while read -r f; do
-            mkdir -p "i/$(dirname "${f#k/}")"
-            cp "$f" "i/${f#k/}"
+            mkdir -p "i/$(dirname "${f#"$k"/}")"
+            cp "$f" "i/${f#"$k"/}"
         done
         cp "k/lib/modules/$version"/modules.{builtin,builtin.modinfo,order} "i/lib/modules/$version/"
-        depmod -b i "$version"
+        depmod -b "$PWD/i" "$version"
         cat >i/init <<'INIT'
 #!/bin/busybox sh
 /bin/busybox --install -s /bin

@@ -341,6 +341,7 @@ static struct kinformer *watch(struct farm *f, const char *group, const char *ve
 
 static void tenants_synced(void *ctx) {
     farm_apply_roles(ctx);
+    farm_record_host(ctx);
 }
 
 int farm_new(struct loop *l, const struct farm_opts *o, struct farm **ret, struct err *e) {

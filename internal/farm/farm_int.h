@@ -73,6 +73,9 @@ bool farm_node_ready(const struct json *node);
 /* farm_rbac.c */
 void farm_apply_roles(struct farm *f);
 
+/* farm_host.c */
+void farm_record_host(struct farm *f);
+
 /* farm_status.c */
 bool farm_sync_status(struct pass *p, const char *unsupported);
 

@@ -266,7 +266,9 @@ bool ct_eq(const void *a, const void *b, size_t n) {
 }
 
 void secret_wipe(void *p, size_t n) {
-    explicit_bzero(p, n);
+    if (n) {
+        explicit_bzero(p, n);
+    }
 }
 
 void auto_free_(void *p) {

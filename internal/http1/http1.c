@@ -113,7 +113,7 @@ static int on_head(llhttp_t *l) {
     struct http1 *p = self(l);
     p->head_done = true;
     p->keep_alive = llhttp_should_keep_alive(l) != 0;
-    p->upgrade = l->upgrade != 0;
+    p->upgrade = l->upgrade != 0 || (l->type == HTTP_RESPONSE && l->status_code == 101);
     if (l->type == HTTP_REQUEST) {
         if (l->method == HTTP_CONNECT) {
             return stop(p, -ERR_UNSUPPORTED, "CONNECT is not served");
@@ -228,7 +228,11 @@ struct span http1_method(const struct http1 *p) {
     return span_of(p->head.p, p->method_n);
 }
 struct span http1_target(const struct http1 *p) {
-    return span_of(p->head.p + p->method_n, p->target_n);
+    struct span rest = buf_view(&p->head), target = SPAN_EMPTY;
+    if (span_skip(&rest, p->method_n) == 0) {
+        IGNORE_ERR(span_take(&rest, p->target_n, &target), "empty when nothing was read");
+    }
+    return target;
 }
 unsigned http1_status(const struct http1 *p) {
     return p->ll.status_code;

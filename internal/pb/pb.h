@@ -29,7 +29,7 @@ struct pb_message {
 };
 
 /* Tables, ended by a NULL name: one for each data/<name>.tsv. */
-extern const struct pb_message pb_cri[];
+extern const struct pb_message pb_cri[], pb_etcd[];
 
 /* `message` must be in the table. Unset, null and default members are left out. */
 NODISCARD int pb_encode(const struct pb_message *table, const char *message, const struct json *v, struct buf *b);

@@ -66,6 +66,9 @@ static void health(struct storesrv *v, struct http_req *r) {
 void srv_on_plain(struct storesrv *v, struct http_req *r) {
     struct span p = http_req_path(r);
     bool get = span_eq_str(http_req_method(r), "GET");
+    if (gateway_request(v, r)) {
+        return;
+    }
     if (get && span_eq_str(p, "/health")) {
         health(v, r);
     } else if (get && (span_eq_str(p, "/livez") || span_eq_str(p, "/readyz"))) {

@@ -7,6 +7,7 @@
 #include "internal/wire/wire.h"
 
 struct rpc;
+struct route;
 struct wstream;
 struct auth;
 
@@ -47,6 +48,7 @@ struct rpc {
     struct grpc_reader in;
     unsigned refs;
     bool called, head_sent, finished, fin;
+    const struct route *route;    /* of a JSON call; NULL: gRPC */
     void *state;                  /* of the method */
     void (*drop)(struct rpc *c);  /* the client is gone or the call is finished: release state */
     void (*drain)(struct rpc *c); /* what was queued has been sent */
@@ -66,6 +68,7 @@ void rpc_status(struct rpc *c, unsigned status, const char *text);
 void rpc_end(struct rpc *c); /* status OK */
 size_t rpc_pending(const struct rpc *c);
 void srv_on_grpc(struct storesrv *v, struct http_req *r);
+struct rpc *rpc_new(struct storesrv *v, struct http_req *r, const struct method *m);
 const struct method *srv_method(struct span path);
 
 /* ---- srv_codec.c ---- */
@@ -141,6 +144,11 @@ int rpc_error(struct err *e, enum err_code code,
               const char *text);       /* a constant text, for the client too */
 char *pass_hash(const char *password); /* NULL on failure; heap */
 bool pass_check(const char *password, const char *hash);
+
+/* ---- srv_gateway.c: the same calls as JSON ---- */
+bool gateway_request(struct storesrv *v, struct http_req *r); /* false: not one of its paths */
+void gateway_send(struct rpc *c, struct span message);
+void gateway_status(struct rpc *c, unsigned status, const char *text);
 
 /* ---- srv_http.c ---- */
 void srv_on_plain(struct storesrv *v, struct http_req *r);

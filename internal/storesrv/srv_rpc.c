@@ -107,7 +107,11 @@ struct buf rpc_buf(struct rpc *c) {
 static bool write_frame(struct rpc *c, struct buf *b) {
     grpc_end(b, 5);
     bool ok = buf_ok(b) == 0;
-    if (ok && rpc_open(c)) {
+    if (ok && rpc_open(c) && c->route) {
+        struct span m = buf_view(b);
+        IGNORE_ERR(span_skip(&m, 5), "the frame's head");
+        gateway_send(c, m);
+    } else if (ok && rpc_open(c)) {
         begin(c);
         http_write(c->r, buf_view(b));
     }
@@ -130,6 +134,11 @@ void rpc_status(struct rpc *c, unsigned status, const char *text) {
         c->v->n_rpc_failed++;
     } else {
         c->v->n_rpc_ok++;
+    }
+    if (c->route) {
+        gateway_status(c, status, text);
+        drop(c);
+        return;
     }
     char num[16];
     IGNORE_ERR(str_put(num, sizeof(num), "%u", status), "a small number fits");
@@ -243,17 +252,7 @@ static void refuse(struct http_req *r, const char *status, const char *text) {
     http_end_trailers(r, t, 2);
 }
 
-void srv_on_grpc(struct storesrv *v, struct http_req *r) {
-    const struct method *m = srv_method(http_req_path(r));
-    if (!m) {
-        refuse(r, "12", "unknown service or method");
-        return;
-    }
-    struct span enc = http_req_header(r, "grpc-encoding");
-    if (enc.p && !span_eq_str(enc, "identity")) {
-        refuse(r, "12", "grpc: compression is not supported");
-        return;
-    }
+struct rpc *rpc_new(struct storesrv *v, struct http_req *r, const struct method *m) {
     struct rpc *c = new_zero(struct rpc);
     c->v = v;
     c->r = r;
@@ -266,8 +265,23 @@ void srv_on_grpc(struct storesrv *v, struct http_req *r) {
     c->in.max = v->o.max_request_bytes + LIM_MESSAGE_EXTRA;
     http_req_on_close(r, on_close, c);
     http_on_drain(r, on_drain, c);
-    http_req_stream_body(r, on_data, c);
     if (m->start) {
         m->start(c);
     }
+    return c;
+}
+
+void srv_on_grpc(struct storesrv *v, struct http_req *r) {
+    const struct method *m = srv_method(http_req_path(r));
+    if (!m) {
+        refuse(r, "12", "unknown service or method");
+        return;
+    }
+    struct span enc = http_req_header(r, "grpc-encoding");
+    if (enc.p && !span_eq_str(enc, "identity")) {
+        refuse(r, "12", "grpc: compression is not supported");
+        return;
+    }
+    struct rpc *c = rpc_new(v, r, m);
+    http_req_stream_body(r, on_data, c);
 }

@@ -1,0 +1,75 @@
+# timeout: 120
+# The JSON gateway with curl, answer by answer beside a real etcd's.
+load store.bash
+
+setup_file() {
+    WORK=$(mktemp -d "${BATS_FILE_TMPDIR:-/tmp}/kf.XXXXXX")
+    PORT=$(free_port)
+    OTHER=$(free_port)
+    export WORK PORT OTHER
+    store_start s "$PORT"
+    [ -z "$(etcd_binary)" ] || etcd_start e "$OTHER"
+}
+teardown_file() { all_stop; }
+
+post() { curl -s -m "${4:-5}" -X POST "http://127.0.0.1:$1/v3/$2" -d "$3"; }
+same() {
+    local mask='del(.header, .result.header) * {rev: (.header.revision // .result.header.revision)}' a b
+    a=$(post "$PORT" "$1" "$2" | jq -cS "$mask")
+    [ -n "$a" ]
+    [ -n "$(etcd_binary)" ] || return 0
+    b=$(post "$OTHER" "$1" "$2" | jq -cS "$mask")
+    [ "$a" = "$b" ] || { printf '%s %s\nkfarm: %s\netcd:  %s\n' "$1" "$2" "$a" "$b"; return 1; }
+}
+
+@test "keys: put, range, delete, errors" {
+    same kv/put '{"key":"Zm9v","value":"YmFy"}'
+    same kv/put '{"key":"Zm9v","value":"YmF6","prev_kv":true}'
+    same kv/put '{"key":"Zm9w","value":""}'
+    same kv/range '{"key":"Zm9v"}'
+    same kv/range '{"key":"Zm9v","range_end":"Zm9x","limit":"1"}'
+    same kv/range '{"key":"AA==","range_end":"AA==","sort_order":"DESCEND","sort_target":"MOD","keys_only":true}'
+    same kv/range '{"key":"Zm9v","revision":2}'
+    same kv/range '{"key":"Zm9v","revision":"99"}'
+    same kv/range '{}'
+    same kv/deleterange '{"key":"Zm9w","prev_kv":true}'
+    same kv/compaction '{"revision":"4"}'
+    same kv/range '{"key":"Zm9v","revision":2}'
+}
+
+@test "transactions" {
+    same kv/txn '{"compare":[{"target":"CREATE","key":"Zm9v","create_revision":"2"}],"success":[{"request_put":{"key":"Zm9v","value":"eA=="}},{"request_range":{"key":"Zm9v"}}],"failure":[{"request_delete_range":{"key":"Zm9v"}}]}'
+    same kv/txn '{"compare":[{"target":"VALUE","result":"NOT_EQUAL","key":"Zm9v","value":"eA=="}],"failure":[{"request_delete_range":{"key":"Zm9v"}}]}'
+    same kv/txn '{"success":[{"request_put":{"key":"YQ=="}},{"request_put":{"key":"YQ=="}}]}'
+}
+
+@test "leases" {
+    same lease/grant '{"TTL":"1000","ID":"77"}'
+    same kv/put '{"key":"bA==","value":"bA==","lease":"77"}'
+    same lease/keepalive '{"ID":"77"}'
+    same lease/timetolive '{"ID":"78","keys":true}'
+    same lease/leases '{}'
+    same lease/revoke '{"ID":"77"}'
+    same lease/revoke '{"ID":"77"}'
+}
+
+@test "watch streams results" {
+    post "$PORT" kv/put '{"key":"dw==","value":"MQ=="}'
+    post "$PORT" watch '{"create_request":{"key":"dw==","start_revision":"1"}}' 2 >"$WORK/w" || true
+    # revision 1 was compacted above: the answer says so
+    grep -q '"compact_revision":"4"' "$WORK/w"
+    rev=$(post "$PORT" kv/range '{"key":"dw=="}' | jq -r .header.revision)
+    post "$PORT" watch "{\"create_request\":{\"key\":\"dw==\",\"start_revision\":\"$rev\"}}" 2 >"$WORK/w" || true
+    [ "$(head -1 "$WORK/w" | jq -c .result.created)" = true ]
+    [ "$(sed -n 2p "$WORK/w" | jq -r '.result.events[0].kv.value')" = MQ== ]
+}
+
+@test "status, members, health; what is not JSON or not there" {
+    [ "$(post "$PORT" maintenance/status '{}' | jq -r .version)" = 3.5.16 ]
+    [ "$(post "$PORT" cluster/member/list '{}' | jq -r '.members[0].name')" = default ]
+    [ "$(post "$PORT" kv/range 'no json' | jq -r .code)" = 3 ]
+    [ "$(post "$PORT" kv/range '{"nokey":1}' | jq -r .code)" = 3 ]
+    [ "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$PORT/v3/kv/range")" = 405 ]
+    [ "$(curl -s -o /dev/null -w '%{http_code}' -X POST "http://127.0.0.1:$PORT/v3/kv/nothing")" = 404 ]
+    [ "$(curl -s "http://127.0.0.1:$PORT/version" | jq -r .etcdserver)" = 3.5.16 ]
+}

@@ -316,7 +316,9 @@ static bool machine_status(struct pass *p, const struct json *m, const struct js
         json_set_str(d, ref, "kind", "Node");
         json_set_str(d, ref, "name", json_str_at(node, "metadata", "name"));
         json_set_str(d, ref, "uid", json_str_at(node, "metadata", "uid"));
-        json_set(d, s, "addresses", json_copy(d, json_at(node, "status", "addresses")));
+        if (json_at(node, "status", "addresses")) {
+            json_set(d, s, "addresses", json_copy(d, json_at(node, "status", "addresses")));
+        }
     } else {
         json_set(d, s, "nodeRef", json_new_null(d));
     }

@@ -155,6 +155,7 @@ struct json *farm_deployment(const struct farm *f, const struct json *t, struct 
     arg(d, a, "cluster-name", name);
     arg(d, a, "service-cluster-ip-range", json_str_at(net, "serviceCIDR"));
     arg(d, a, "cluster-cidr", json_str_at(net, "podCIDR"));
+    arg(d, a, "allocate-node-cidrs", "true");
     extra_args(d, a, t, "controllerManager");
     extra_args(d, a, t, "scheduler");
     AUTO(buf) struct buf b = BUF_INIT(1u << 20);

@@ -421,8 +421,6 @@ static int walk_object(struct dec *w, struct json *v, const struct kube_type *t)
                 }
                 if (f->presence == KP_OMIT && is_zero(x, f)) {
                     drop[n_drop++] = k;
-                } else if (f->presence == KP_NULLABLE && !json_len(x)) {
-                    json_assign(w->d, x, json_new_null(w->d));
                 }
             }
             if (n_drop == DROPS) {

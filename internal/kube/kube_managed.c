@@ -108,6 +108,9 @@ static struct fset *strip(struct managed *m, struct fset *s, const struct kube_r
     if (md) {
         md->member = false;
     }
+    if (r->type->hook == KH_CSR) {
+        forget(s, "f:spec");
+    }
     if (!*r->sub && kube_has_sub(r, "status")) {
         forget(s, "f:status");
     } else if (str_eq(r->sub, "status")) {

@@ -141,6 +141,14 @@ static void create_status(struct json_doc *d, struct json *o, unsigned hook) {
     }
 }
 
+/* Empty lists that storage gives back as null. */
+static void csi_node(struct json_doc *d, struct json *obj) {
+    struct json *spec = json_get(obj, "spec"), *drivers = json_get(spec, "drivers");
+    if (json_is_arr(drivers) && !json_len(drivers)) {
+        json_set(d, spec, "drivers", json_new_null(d));
+    }
+}
+
 void kube_prepare_create(struct json_doc *d, struct json *obj, const struct kube_resource *r) {
     unsigned hook = hook_of(r);
     struct json *meta = json_need_obj(d, obj, "metadata");
@@ -172,6 +180,7 @@ void kube_prepare_create(struct json_doc *d, struct json *obj, const struct kube
     }
     case KH_JOB: job_selector(d, obj); break;
     case KH_SERVICE: service_ips(d, obj); break;
+    case KH_CSI_NODE: csi_node(d, obj); break;
     case KH_POD: json_del(json_get(obj, "spec"), "ephemeralContainers"); break;
     case KH_NODE: {
         struct json *spec = json_need_obj(d, obj, "spec"), *cidr = json_get(spec, "podCIDR");
@@ -373,6 +382,7 @@ void kube_prepare_update(struct json_doc *d, struct json *obj, const struct json
     }
     switch (hook) {
     case KH_SERVICE: service_allocated(d, obj, old); break;
+    case KH_CSI_NODE: csi_node(d, obj); break;
     case KH_NAMESPACE:
         take(d, json_need_obj(d, obj, "spec"), json_get(old, "spec"), "finalizers");
         break;

@@ -42,51 +42,75 @@ static int pow_suffix(struct span suf, enum format *ret_fmt, int *ret_exp10, int
     return 0;
 }
 
-static int parse(struct span s, kube_i128 *ret, enum format *ret_fmt) {
-    bool neg = false;
-    size_t i = 0, digits = 0;
-    if (s.n && (s.p[0] == '-' || s.p[0] == '+')) {
-        neg = s.p[0] == '-';
-        i = 1;
-    }
-    const kube_i128 cap = ((kube_i128)1 << 63) * NANO;
-    kube_i128 v = 0; /* the digits without the point, at most 30 kept */
-    int frac = 0;
-    bool point = false, inexact = false;
-    for (; i < s.n && ((s.p[i] >= '0' && s.p[i] <= '9') || s.p[i] == '.'); i++) {
-        if (s.p[i] == '.') {
-            if (point) {
-                return -ERR_INVALID;
-            }
+struct digits {
+    kube_i128 whole, frac;
+    unsigned n_frac; /* digits in frac */
+    bool rest;       /* more digits followed that are not zero */
+    bool huge;       /* whole is past every cap */
+};
+
+/* Digits with at most one point. Eleven places behind it are kept: times 2^60 nano units they fill 127 bits. */
+static int parse_digits(struct span s, size_t *at, struct digits *d) {
+    enum { PLACES = 11 };
+    bool point = false, any = false;
+    const kube_i128 huge = (kube_i128)1 << 90;
+    *d = (struct digits){0};
+    for (; *at < s.n; (*at)++) {
+        uint8_t c = s.p[*at];
+        if (c == '.' && !point) {
             point = true;
-            continue;
+        } else if (c < '0' || c > '9') {
+            break;
+        } else {
+            any = true;
+            if (!point) {
+                d->whole = d->whole > huge ? d->whole : d->whole * 10 + (c - '0');
+            } else if (d->n_frac < PLACES) {
+                d->frac = d->frac * 10 + (c - '0');
+                d->n_frac++;
+            } else {
+                d->rest = d->rest || c != '0';
+            }
         }
-        digits++;
-        if (v > cap) {
-            inexact = inexact || s.p[i] != '0';
-            frac -= point ? 0 : 1;
-            continue;
-        }
-        v = v * 10 + (s.p[i] - '0');
-        frac += point ? 1 : 0;
     }
+    d->huge = d->whole > huge;
+    return any ? 0 : -ERR_INVALID;
+}
+
+static kube_i128 pow10_of(unsigned n) {
+    kube_i128 v = 1;
+    while (n--) {
+        v *= 10;
+    }
+    return v;
+}
+
+static int parse(struct span s, kube_i128 *ret, enum format *ret_fmt) {
+    const kube_i128 cap = (((kube_i128)1 << 63) - 1) * NANO;
+    bool neg = s.n && s.p[0] == '-';
+    size_t i = s.n && (s.p[0] == '-' || s.p[0] == '+') ? 1 : 0;
+    struct digits d;
     int e10, e2;
-    if (!digits || pow_suffix(span_of(s.p + i, s.n - i), ret_fmt, &e10, &e2) < 0) {
+    if (parse_digits(s, &i, &d) < 0 ||
+        pow_suffix(span_of(s.p + i, s.n - i), ret_fmt, &e10, &e2) < 0) {
         return -ERR_INVALID;
     }
-    int e = e10 - frac + 9;
-    for (; e2 > 0; e2--) {
-        v = v > cap * 2 ? v : v * 2;
-    }
-    for (; e > 0 && v; e--) {
-        v = v > cap ? v : v * 10;
+    int e = e10 + 9; /* of one unit, in nano units */
+    kube_i128 unit = ((kube_i128)1 << e2) * pow10_of(e > 0 ? (e > 27 ? 27u : (unsigned)e) : 0);
+    kube_i128 scale = pow10_of(d.n_frac), v;
+    bool inexact = d.rest;
+    if (d.huge || d.whole > cap / unit || (e > 27 && (d.whole || d.frac))) {
+        v = cap;
+    } else {
+        v = d.whole * unit + d.frac * unit / scale;
+        inexact = inexact || d.frac * unit % scale;
     }
     for (; e < 0; e++) {
         inexact = inexact || v % 10;
         v /= 10;
     }
-    v += inexact && !neg ? 1 : 0; /* away from zero only upwards, as the sign decides below */
-    v = v > cap ? cap - NANO : v;
+    v += inexact ? 1 : 0; /* away from zero */
+    v = v > cap ? cap : v;
     *ret = neg ? -v : v;
     return 0;
 }

@@ -198,14 +198,30 @@ static int merge_items(struct smp *s, const struct kube_type *t, struct json *or
     return 0;
 }
 
+/* Items of the patch that are values, not only directives: their order is one the result keeps. */
+static struct json *plain_items(struct smp *s, const struct json *patch) {
+    struct json *out = json_new_arr(s->d);
+    JSON_EACH(it, x, patch) {
+        if (!json_get(x, "$patch")) {
+            json_push(out, json_copy(s->d, x));
+        }
+    }
+    return out;
+}
+
 static int merge_list(struct smp *s, const struct kube_field *f, struct json *obj, const char *name,
                       const struct json *patch, const struct json *order, const struct json *del) {
     struct json *orig = json_need_arr(s->d, obj, name), *server = json_copy(s->d, orig);
     const char *key = f->mkey ? kube_str(f->mkey) : NULL;
-    int rc = f->base == KB_OBJECT && key ? merge_items(s, kube_field_type(f), orig, patch, key)
-                                         : merge_primitives(s, orig, patch, del);
+    bool items = f->base == KB_OBJECT && key;
+    int rc = items ? merge_items(s, kube_field_type(f), orig, patch, key)
+                   : merge_primitives(s, orig, patch, del);
+    if (rc == 0 && json_len(patch)) {
+        orig = json_set(s->d, obj, name,
+                        reorder(s, orig, plain_items(s, patch), server, items ? key : NULL));
+    }
     if (rc == 0 && order) {
-        json_set(s->d, obj, name, reorder(s, orig, order, server, key));
+        json_set(s->d, obj, name, reorder(s, orig, order, server, items ? key : NULL));
     }
     return rc;
 }

@@ -905,7 +905,7 @@ static void pod_update(struct val *v, const struct json *obj, const struct json 
         take_from(d, now, os, "containers");
         take_from(d, now, os, "initContainers");
         if (!str_eq(kube_qos(obj), kube_qos(old))) {
-            v_err_str(v, KUBE_INVALID, NULL, kube_qos(obj),
+            v_err_str(v, KUBE_INVALID, NULL, kube_qos(old),
                       "Pod QOS Class may not change as a result of resizing");
         }
     }

@@ -159,10 +159,15 @@ admin get tenants,machines,pods | quote
 # node_state NAME: how far it has come, by what its cluster knows and by what the boot server logged since it was powered on.
 declare -A log_from=() last=()
 node_state() {
-    local ready
+    local ready failed
     ready=$(team get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' 2>/dev/null) || true
     if [ "$ready" = True ]; then
         echo "$1 is Ready"
+        return
+    fi
+    failed=$(scripts/lab.sh serial "$lab" "$1" | grep -a 'kfarm: .*FAILED' | tail -n 1) || true
+    if [ -n "$failed" ]; then
+        echo "$1 did not come up: ${failed#*FAILED: }"
         return
     fi
     tail -n "+${log_from[$1]}" "$work/server.log" | awk -v name="$1" -v registered="$ready" '
@@ -195,6 +200,8 @@ watch_until() {
                 last[$node]=$state
             fi
             [[ $state == *"$want" ]] || left=1
+            # It tries again by itself, which is no use to a demonstration.
+            [[ $state != *" did not come up: "* ]] || return 1
         done
         [ $left = 1 ] || return 0
         ((SECONDS - started < limit)) || { echo "waited $limit s for: $* $want" >&2; return 1; }

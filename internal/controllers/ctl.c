@@ -20,6 +20,7 @@ static const struct {
     {"replicaset-controller", "replicaset", ctl_start_replicaset},
     {"deployment-controller", "deployment", ctl_start_deployment},
     {"daemonset-controller", "daemonset", ctl_start_daemonset},
+    {"statefulset-controller", "statefulset", ctl_start_statefulset},
     {"job-controller", "job", ctl_start_job},
     {"endpoints-controller", "endpoint", ctl_start_endpoints},
     {"endpointslice-controller", "endpointslice", ctl_start_endpointslice},
@@ -33,6 +34,7 @@ static const struct {
     {"token-cleaner-controller", "tokencleaner", ctl_start_tokens},
     {"bootstrap-signer-controller", "bootstrapsigner", ctl_start_bootstrap_signer},
     {"ttl-after-finished-controller", "ttl-after-finished", ctl_start_ttl},
+    {"disruption-controller", "disruption", ctl_start_disruption},
     {"clusterrole-aggregation-controller", "clusterrole-aggregation", ctl_start_aggregation},
 };
 

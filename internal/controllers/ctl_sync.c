@@ -61,7 +61,8 @@ static void on_answer(void *ctx, int rc, struct json *obj, const struct err *e) 
     }
     if (rc < 0 && !is_moot(rc, e, k->is_delete)) {
         s->failed = true;
-        if (rc != -ERR_CONFLICT && rc != -ERR_EXISTS && rc != -ERR_CANCELLED) {
+        if (rc != -ERR_CONFLICT && rc != -ERR_EXISTS && rc != -ERR_CANCELLED &&
+            rc != -ERR_UNAVAILABLE) { /* of an API server that is away the informers tell, once */
             LOG_INFO("controllers", "request failed, trying again later", F_STR("path", k->what),
                      F_STR("key", s->key), F_ERR(e));
         }

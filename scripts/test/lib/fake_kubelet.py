@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""fake-kubelet.py SERVER CA CERT KEY NODE...: plays the kubelets of nodes, for tests of controllers without machines.
+"""fake_kubelet.py SERVER CA CERT KEY DIR NODE...: plays the kubelets of nodes, for tests of controllers without machines.
 
 Registers the nodes, keeps their leases, makes bound pods Running and Ready (Succeeded when their first container's args
-say "succeed", Failed for "fail"), and removes pods that are being deleted. Ends with its standard input.
+say "succeed", Failed for "fail"), and removes pods that are being deleted. A file DIR/silent-NODE makes a node
+silent. Ends with its standard input.
 """
 import datetime
 import json
@@ -14,7 +15,7 @@ import time
 import urllib.parse
 import urllib.request
 
-server, ca, cert, key, *nodes = sys.argv[1:]
+server, ca, cert, key, folder, *nodes = sys.argv[1:]
 ctx = ssl.create_default_context(cafile=ca)
 ctx.load_cert_chain(cert, key)
 
@@ -35,6 +36,20 @@ def call(method, path, body=None, kind="application/json"):
         if e.code not in (404, 409):
             print(method, path, e.code, e.read()[:300], file=sys.stderr)
         return None
+    except OSError as e:  # the API server is not there just now
+        print(method, path, e, file=sys.stderr)
+        return None
+
+
+was_silent = set()
+
+
+def ready(name):
+    call("PATCH", f"/api/v1/nodes/{name}/status", {"status": {"conditions": [
+        {"type": t, "status": s, "reason": "KubeletReady", "message": "", "lastHeartbeatTime": now(),
+         "lastTransitionTime": now()}
+        for t, s in (("Ready", "True"), ("MemoryPressure", "False"), ("DiskPressure", "False"), ("PIDPressure", "False"))]}},
+         "application/strategic-merge-patch+json")
 
 
 def register(i, name):
@@ -42,18 +57,26 @@ def register(i, name):
     size = {"cpu": "4", "memory": "8Gi", "pods": "110"}
     call("PATCH", f"/api/v1/nodes/{name}/status", {"status": {
         "capacity": size, "allocatable": size,
-        "addresses": [{"type": "InternalIP", "address": f"10.0.0.{i + 1}"}],
-        "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "",
-                        "lastHeartbeatTime": now(), "lastTransitionTime": now()}]}},
-         "application/strategic-merge-patch+json")
+        "addresses": [{"type": "InternalIP", "address": f"10.0.0.{i + 1}"}]}}, "application/strategic-merge-patch+json")
+    ready(name)
+
+
+def silent(name):
+    if os.path.exists(f"{folder}/silent-{name}"):
+        was_silent.add(name)
+        return True
+    return False
 
 
 def beat():
     path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
     while True:
         for n in nodes:
-            if os.path.exists(f"/tmp/kf-silent-{os.getpid()}-{n}"):
+            if silent(n):
                 continue
+            if n in was_silent:
+                was_silent.remove(n)
+                ready(n)
             spec = {"holderIdentity": n, "leaseDurationSeconds": 40, "renewTime": now(True)}
             if call("PATCH", f"{path}/{n}", {"spec": spec}, "application/merge-patch+json") is None:
                 call("POST", path, {"metadata": {"name": n}, "spec": spec})
@@ -63,7 +86,7 @@ def beat():
 def serve(pod):
     meta, spec, status = pod["metadata"], pod["spec"], pod.get("status", {})
     path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
-    if spec.get("nodeName") not in nodes:
+    if spec.get("nodeName") not in nodes or silent(spec["nodeName"]):
         return
     if "deletionTimestamp" in meta:
         call("DELETE", path, {"gracePeriodSeconds": 0, "preconditions": {"uid": meta["uid"]}})

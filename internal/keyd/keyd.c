@@ -273,9 +273,6 @@ static int do_issue(struct channel *c, const struct json *q, struct json_doc *d,
     if ((rc = pki_sign(&sr, &cert, e)) < 0) {
         return rc;
     }
-    if (p->boot_ca) { /* nodes know the boot CA by its hash only: it travels with the leaf */
-        buf_span(&cert, sr.ca_cert_pem);
-    }
     json_set(d, out, "cert", json_new_span(d, buf_view(&cert)));
     json_set(d, out, "ca", json_new_span(d, sr.ca_cert_pem));
     return 0;

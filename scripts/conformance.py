@@ -85,6 +85,7 @@ MASKS = [
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "<time>"),
     (re.compile(r"kube-api-access-[a-z0-9]{5}"), "kube-api-access-<random>"),
     (re.compile(r"\b10\.96\.\d+\.\d+\b"), "<service-ip>"),
+    (re.compile(r"\bBad_[a-z0-9]{5}\b"), "Bad_<random>"),
     (re.compile(r"X509SHA256=[0-9a-f]{64}"), "X509SHA256=<sha>"),
     (re.compile(r"in record \(\d+\)"), "in record (<rv>)"),
     (re.compile(r"current: \d+"), "current: <rv>"),
@@ -131,8 +132,8 @@ def mask(v, key="", path=()):
         return "<count>"
     if isinstance(v, (int, float)):
         return "<node-port>" if key in ("nodePort", "healthCheckNodePort") and v >= 30000 else v
-    if key == "message" and v.startswith(' "" is invalid: patch:'):
-        return re.sub(r'Invalid value: ".*": ', 'Invalid value: "<object>": ', v, flags=re.S)
+    if key == "message" and re.search(r'Invalid value: "\{\\"', v):
+        return re.sub(r'Invalid value: "\{.*\}": ', 'Invalid value: "<object>": ', v, flags=re.S)
     if key == "resourceVersion" and v:
         return "<rv>"
     if key == "continue" and v:

@@ -357,6 +357,21 @@ static bool csr_signer_verb(struct api_call *c, const struct json *csr, const ch
     return false;
 }
 
+/* Conditions without times get them: a change of status starts a new transition. */
+static void csr_times(struct api_call *c, struct json *csr, const struct json *old) {
+    JSON_EACH(it, cond, json_at(csr, "status", "conditions")) {
+        const struct json *was = kube_condition(old, json_str_or(json_get(cond, "type"), ""));
+        bool same = was != NULL && json_eq(json_get(was, "status"), json_get(cond, "status"));
+        if (json_is_null(json_get(cond, "lastUpdateTime"))) {
+            json_set_str(c->doc, cond, "lastUpdateTime", c->time);
+        }
+        if (json_is_null(json_get(cond, "lastTransitionTime"))) {
+            const char *at = same ? json_str(json_get(was, "lastTransitionTime")) : NULL;
+            json_set_str(c->doc, cond, "lastTransitionTime", at != NULL ? at : c->time);
+        }
+    }
+}
+
 bool api_admit_create(struct api_call *c, struct json *obj) {
     if (!admit_namespace(c) || !api_admit_node(c, obj, NULL) || !api_admit_rbac(c, obj, NULL)) {
         return false;
@@ -388,6 +403,7 @@ bool api_admit_update(struct api_call *c, struct json *obj, const struct json *o
         pod_tolerations(c, obj);
     }
     if (is_res(c, "certificates.k8s.io", "certificatesigningrequests")) {
+        csr_times(c, obj, old);
         if (strcmp(c->kr->sub, "approval") == 0) {
             return csr_signer_verb(c, old, "approve");
         }

@@ -84,7 +84,8 @@ bool place_item_key(struct place p, const struct json *item, struct buf *b) {
 
 static void field_key(struct buf *b, const char *name) {
     buf_reset(b);
-    buf_fmt(b, "f:%s", name);
+    buf_str(b, "f:");
+    buf_str(b, name);
 }
 
 void ssa_set_of(struct ssa *s, const struct json *v, struct place p, struct fset *out) {
@@ -148,9 +149,12 @@ static bool both_empty(const struct json *a, const struct json *b) {
     return json_len(a) == 0 && json_len(b) == 0;
 }
 
-static struct ssa_diff kid_of(struct ssa *s, struct ssa_diff *d, const char *key) {
-    return (struct ssa_diff){fset_need(&s->a, d->added, key), fset_need(&s->a, d->modified, key),
-                             fset_need(&s->a, d->removed, key)};
+/* The three sets one step down; what is there on one side only can only be added or removed. */
+static struct ssa_diff kid_of(struct ssa *s, struct ssa_diff *d, const char *key, bool old,
+                              bool now) {
+    return (struct ssa_diff){now ? fset_need(&s->a, d->added, key) : NULL,
+                             old && now ? fset_need(&s->a, d->modified, key) : NULL,
+                             old ? fset_need(&s->a, d->removed, key) : NULL};
 }
 
 void ssa_compare(struct ssa *s, const struct json *old, const struct json *now, struct place p,
@@ -169,8 +173,11 @@ void ssa_compare(struct ssa *s, const struct json *old, const struct json *now, 
         }
         return;
     }
-    d->added->member = !old;
-    d->removed->member = !now;
+    if (!old) {
+        d->added->member = true;
+    } else if (!now) {
+        d->removed->member = true;
+    }
     for (int pass = 0; pass < 2; pass++) { /* what is now there, then what is gone */
         const struct json *one = pass ? old : now, *other = pass ? now : old;
         struct json_iter it = json_iter(one);
@@ -192,10 +199,10 @@ void ssa_compare(struct ssa *s, const struct json *old, const struct json *now, 
                 field_key(&key, k);
                 y = json_get(other, k);
             }
-            if (pass && y) {
+            if (y && (pass || json_eq(x, y))) {
                 continue;
             }
-            struct ssa_diff sub = kid_of(s, d, buf_cstr(&key));
+            struct ssa_diff sub = kid_of(s, d, buf_cstr(&key), pass || y, !pass || y);
             ssa_compare(s, pass ? x : y, pass ? y : x, q, &sub);
         }
     }

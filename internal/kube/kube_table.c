@@ -171,40 +171,41 @@ const struct kube_field *kube_field_find(const struct kube_type *t, struct span 
     return NULL;
 }
 
-static size_t path_put(struct kube_path *p, const char *fmt, ...) PRINTF(2, 3);
-static size_t path_put(struct kube_path *p, const char *fmt, ...) {
-    size_t old = p->n;
-    struct buf b = BUF_INIT(sizeof(p->s));
-    va_list ap;
-    va_start(ap, fmt);
-    buf_vfmt(&b, fmt, ap);
-    va_end(ap);
-    size_t n =
-        b.n < sizeof(p->s) - 1 - old ? b.n : sizeof(p->s) - 1 - old; /* paths past 1 KiB are cut */
-    if (n) {
-        memcpy(p->s + old, b.p, n);
-    }
-    p->n = old + n;
+/* Paths past 1 KiB are cut: they are for people. */
+static void path_add(struct kube_path *p, const char *s, size_t n) {
+    size_t room = sizeof(p->s) - 1 - p->n;
+    n = n < room ? n : room;
+    memcpy(p->s + p->n, s, n);
+    p->n += n;
     p->s[p->n] = 0;
-    buf_fini(&b);
-    return old;
 }
 
 size_t kube_path_field(struct kube_path *p, const char *name) {
-    size_t old = p->n, len = strlen(name);
-    if (old + len + 2 > sizeof(p->s)) {
-        return path_put(p, "%s%s", old ? "." : "", name);
-    }
+    size_t old = p->n;
     if (old) {
-        p->s[p->n++] = '.';
+        path_add(p, ".", 1);
     }
-    memcpy(p->s + p->n, name, len + 1);
-    p->n += len;
+    path_add(p, name, strlen(name));
     return old;
 }
+
 size_t kube_path_index(struct kube_path *p, size_t i) {
-    return path_put(p, "[%zu]", i);
+    char t[24];
+    size_t old = p->n, at = sizeof(t);
+    t[--at] = ']';
+    do {
+        t[--at] = (char)('0' + i % 10);
+        i /= 10;
+    } while (i);
+    t[--at] = '[';
+    path_add(p, t + at, sizeof(t) - at);
+    return old;
 }
+
 size_t kube_path_key(struct kube_path *p, const char *key) {
-    return path_put(p, "[%s]", key);
+    size_t old = p->n;
+    path_add(p, "[", 1);
+    path_add(p, key, strlen(key));
+    path_add(p, "]", 1);
+    return old;
 }

@@ -119,6 +119,10 @@ static void feed(struct hconn *c, struct span data) {
             return;
         }
     }
+    if (c->cur && c->cur->upgraded) { /* by its handler, while these bytes were being read */
+        raw_early(c->cur->raw, data);
+        return;
+    }
     if (rc != HTTP1_MORE && !http1_in_message(c->h1) && data.n) {
         buf_span(&c->in, data);
     }
@@ -351,7 +355,7 @@ int http_upgrade(struct http_req *r, const struct http_header *h, size_t n,
     r->begun = r->ended = r->upgraded = true;
     net_send(c->st, buf_view(&b));
     /* The stream changes hands now; the request ends from the hook. */
-    *ret = raw_new(c->st, &c->s->raws, &c->s->lingering, c->s->l, buf_view(&c->in), cb);
+    *ret = r->raw = raw_new(c->st, &c->s->raws, &c->s->lingering, c->s->l, buf_view(&c->in), cb);
     hconn_deadline(c, 0);
     hconn_later(c);
     return 0;

@@ -86,6 +86,7 @@ struct http_req {
     bool body_done, body_told, paused, expects, too_large;
     /* the answer */
     bool begun, ended, is_head, chunked, no_body, upgraded;
+    struct http_raw *raw; /* upgraded: valid until the loop sleeps */
     void (*drain_cb)(struct http_req *r, void *ctx);
     void *drain_ctx;
     bool wants_drain;
@@ -148,6 +149,7 @@ void h2s_consumed(struct http_req *r, size_t n);
 /* http_raw.c */
 struct http_raw *raw_new(struct net_stream *own_st, struct list *owner, struct list *lingering, struct loop *l,
                          struct span early, const struct http_raw_cb *cb);
+void raw_early(struct http_raw *w, struct span data); /* more that came before the stream changed hands */
 void raw_kill_all(struct list *owner); /* on_close for each */
 
 #endif

@@ -102,6 +102,14 @@ struct http_raw *raw_new(struct net_stream *own_st, struct list *owner, struct l
     return w;
 }
 
+void raw_early(struct http_raw *w, struct span data) {
+    if (!w->dead && data.n) {
+        net_want_read(w->st, false);
+        buf_span(&w->early, data);
+        loop_before_sleep(w->l, &w->hook, on_hook, w);
+    }
+}
+
 void raw_kill_all(struct list *owner) {
     while (!list_empty(owner)) {
         struct http_raw *w = CONTAINER_OF(owner->next, struct http_raw, link);

@@ -851,6 +851,8 @@ TEST(http, http1_on_the_wire) {
          "hello", NULL},
         {"GET /hello HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "200 OK",
          NULL},
+        {"GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly",
+         "\r\n\r\nearly", NULL},
         {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense", "", NULL},
     };
     struct rig g;

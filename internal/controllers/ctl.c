@@ -22,6 +22,7 @@ static const struct {
     {"daemonset-controller", "daemonset", ctl_start_daemonset},
     {"statefulset-controller", "statefulset", ctl_start_statefulset},
     {"job-controller", "job", ctl_start_job},
+    {"cronjob-controller", "cronjob", ctl_start_cronjob},
     {"endpoints-controller", "endpoint", ctl_start_endpoints},
     {"endpointslice-controller", "endpointslice", ctl_start_endpointslice},
     {"node-lifecycle-controller", "nodelifecycle", ctl_start_node},

@@ -295,6 +295,31 @@ END
     wait_for 5 no_pods -l app=st
 }
 
+@test "a CronJob starts jobs at its times and keeps a few" {
+    k apply -f - <<'END'
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: cj}
+spec:
+  schedule: "* * * * *"
+  suspend: true
+  successfulJobsHistoryLimit: 1
+  jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: x, args: [succeed]}]}}}}
+END
+    local i
+    for i in 3 2; do
+        k patch cronjob cj --subresource=status --type=merge -p "{\"status\":{\"lastScheduleTime\":\"$(date -u -d "-$i minutes" +%FT%TZ)\"}}"
+        k patch cronjob cj -p '{"spec":{"suspend":false}}'
+        wait_for 8 eval '[ -n "$(k get cronjob cj -o jsonpath={.status.lastSuccessfulTime})" ]'
+        k patch cronjob cj -p '{"spec":{"suspend":true}}'
+    done
+    [ "$(k get jobs --no-headers | grep -c '^cj-')" = 1 ]
+    events | grep -q '^SawCompletedJob *cj'
+    k delete cronjob cj
+    job_gone() { [ -z "$(k get jobs -o name)" ]; }
+    wait_for 5 job_gone
+}
+
 @test "a disruption budget counts what may be evicted" {
     deployment b 3 | k apply -f -
     k create pdb b --selector=app=b --min-available=2

@@ -443,6 +443,10 @@ size_t ssa_check(const struct json *v, struct place p, struct kube_path *path, s
     if (!p.f) {
         return 0;
     }
+    if (!p.element && (p.f->shape == KS_MAP || p.f->shape == KS_MAP_LIST)) {
+        /* A map that is owned as a whole (selectors of services, node selectors). */
+        return json_is_obj(v) ? 0 : complain(b, path, "expected map, got ", go_kind(v));
+    }
     switch ((unsigned)p.f->base) {
     case KB_STRING:
     case KB_BYTES:

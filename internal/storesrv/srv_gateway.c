@@ -65,6 +65,13 @@ static const struct route {
      "AuthRoleGrantPermissionResponse"},
     {"auth/role/revoke", "Auth/RoleRevokePermission", "AuthRoleRevokePermissionRequest",
      "AuthRoleRevokePermissionResponse"},
+    {"lock/lock", "v3lockpb.Lock/Lock", "LockRequest", "LockResponse"},
+    {"lock/unlock", "v3lockpb.Lock/Unlock", "UnlockRequest", "UnlockResponse"},
+    {"election/campaign", "v3electionpb.Election/Campaign", "CampaignRequest", "CampaignResponse"},
+    {"election/proclaim", "v3electionpb.Election/Proclaim", "ProclaimRequest", "ProclaimResponse"},
+    {"election/leader", "v3electionpb.Election/Leader", "LeaderRequest", "LeaderResponse"},
+    {"election/observe", "v3electionpb.Election/Observe", "LeaderRequest", "LeaderResponse"},
+    {"election/resign", "v3electionpb.Election/Resign", "ResignRequest", "ResignResponse"},
 };
 
 /* The enum a field has, by its name: the tables carry numbers only. */
@@ -326,7 +333,7 @@ void gateway_send(struct rpc *c, struct span message) {
     struct json_doc *d = json_doc_new();
     struct json *v = NULL;
     AUTO(buf) struct buf b = BUF_INIT((size_t)1 << 31);
-    bool stream = c->m->stream || c->m->call == maint_snapshot;
+    bool stream = c->m->stream || c->m->call == maint_snapshot || c->m->call == election_observe;
     if (pb_decode(pb_etcd, rt->response, message, d, &v) < 0) {
         json_doc_free(d);
         rpc_status(c, 13, "etcdserver: the answer cannot be written as JSON");
@@ -336,7 +343,7 @@ void gateway_send(struct rpc *c, struct span message) {
     give_message(&b, message_named(rt->response), v);
     buf_str(&b, stream ? "}\n" : "");
     json_doc_free(d);
-    if (!stream) {
+    if (!stream && !c->head_sent) {
         http_respond(c->r, 200, "application/json", NULL, 0, buf_view(&b));
         return;
     }
@@ -345,6 +352,13 @@ void gateway_send(struct rpc *c, struct span message) {
         http_begin(c->r, 200, "application/json", NULL, 0);
     }
     http_write(c->r, buf_view(&b));
+}
+
+void gateway_waiting(struct rpc *c) {
+    if (c->route && !c->head_sent) {
+        c->head_sent = true;
+        http_begin(c->r, 200, "application/json", NULL, 0);
+    }
 }
 
 static void one_request(struct rpc *c, struct span text) {
@@ -391,7 +405,8 @@ bool gateway_request(struct storesrv *v, struct http_req *r) {
                      SPAN_LIT("{\"error\":\"Method Not Allowed\"}"));
         return true;
     }
-    AUTO_FREE char *path = str_fmt("/etcdserverpb.%s", rt->method);
+    AUTO_FREE char *path = str_fmt(
+        "/%s%s", span_starts(span_str(rt->method), "v3") ? "" : "etcdserverpb.", rt->method);
     struct rpc *c = rpc_new(v, r, srv_method(span_str(path)));
     c->route = rt;
     http_req_read_body(r, (size_t)v->o.max_request_bytes * 2 + LIM_MESSAGE_EXTRA, on_body,

@@ -145,9 +145,19 @@ int rpc_error(struct err *e, enum err_code code,
 char *pass_hash(const char *password); /* NULL on failure; heap */
 bool pass_check(const char *password, const char *hash);
 
+void lock_lock(struct rpc *c, struct span m);
+void lock_unlock(struct rpc *c, struct span m);
+void election_campaign(struct rpc *c, struct span m);
+void election_proclaim(struct rpc *c, struct span m);
+void election_leader(struct rpc *c, struct span m);
+void election_observe(struct rpc *c, struct span m);
+void election_resign(struct rpc *c, struct span m);
+
 /* ---- srv_gateway.c: the same calls as JSON ---- */
 bool gateway_request(struct storesrv *v, struct http_req *r); /* false: not one of its paths */
 void gateway_send(struct rpc *c, struct span message);
+/* The answer may take long: its head goes out now, so that a client of HTTP/1.1 that leaves is noticed. */
+void gateway_waiting(struct rpc *c);
 void gateway_status(struct rpc *c, unsigned status, const char *text);
 
 /* ---- srv_http.c ---- */

@@ -12,7 +12,7 @@ setup_file() {
 }
 teardown_file() { all_stop; }
 
-post() { curl -s -m "${4:-5}" -X POST "http://127.0.0.1:$1/v3/$2" -d "$3"; }
+post() { curl -sN -m "${4:-5}" -X POST "http://127.0.0.1:$1/v3/$2" -d "$3"; }
 same() {
     local mask='del(.header, .result.header) * {rev: (.header.revision // .result.header.revision)}' a b
     a=$(post "$PORT" "$1" "$2" | jq -cS "$mask")
@@ -72,4 +72,44 @@ same() {
     [ "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$PORT/v3/kv/range")" = 405 ]
     [ "$(curl -s -o /dev/null -w '%{http_code}' -X POST "http://127.0.0.1:$PORT/v3/kv/nothing")" = 404 ]
     [ "$(curl -s "http://127.0.0.1:$PORT/version" | jq -r .etcdserver)" = 3.5.16 ]
+}
+
+@test "a lock is held by one, given on, and given up by who leaves the queue" {
+    key=$(post "$PORT" lock/lock '{"name":"bQ=="}' | jq -r .key)
+    [ -n "$key" ]
+    post "$PORT" lock/lock '{"name":"bQ=="}' 1 >"$WORK/left" || true # gives up after a second
+    [ ! -s "$WORK/left" ]
+    post "$PORT" lock/lock '{"name":"bQ=="}' 20 >"$WORK/second" 3>&- &
+    waiter=$!
+    sleep 0.5
+    [ ! -s "$WORK/second" ]
+    post "$PORT" lock/unlock "{\"key\":\"$key\"}" | jq -e .header
+    wait $waiter
+    second=$(jq -r .key "$WORK/second")
+    [ -n "$second" ] && [ "$second" != "$key" ]
+    [ "$(post "$PORT" kv/range '{"key":"bS8=","range_end":"bTA="}' | jq -r .count)" = 1 ] # nobody left behind
+}
+
+@test "an election: campaign, leader, observe, proclaim, resign" {
+    [ "$(post "$PORT" election/leader '{"name":"dm90ZQ=="}' | jq -r .message)" = "election: no leader" ]
+    post "$PORT" lease/grant '{"TTL":"100","ID":"91"}'
+    post "$PORT" lease/grant '{"TTL":"100","ID":"92"}'
+    first=$(post "$PORT" election/campaign '{"name":"dm90ZQ==","lease":"91","value":"YQ=="}' | jq -c .leader)
+    post "$PORT" election/observe '{"name":"dm90ZQ=="}' 20 >"$WORK/observed" 3>&- &
+    observer=$!
+    post "$PORT" election/campaign '{"name":"dm90ZQ==","lease":"92","value":"Yg=="}' 20 >"$WORK/campaign" 3>&- &
+    waiter=$!
+    sleep 0.5
+    [ ! -s "$WORK/campaign" ]
+    post "$PORT" election/proclaim "{\"leader\":$first,\"value\":\"YWE=\"}" | jq -e .header
+    [ "$(post "$PORT" election/leader '{"name":"dm90ZQ=="}' | jq -r .kv.value)" = YWE= ]
+    post "$PORT" election/resign "{\"leader\":$first}" | jq -e .header
+    wait $waiter
+    [ "$(post "$PORT" election/leader '{"name":"dm90ZQ=="}' | jq -r .kv.value)" = Yg== ]
+    [ "$(post "$PORT" election/proclaim "{\"leader\":$first,\"value\":\"YWE=\"}" | jq -r .message)" = "election: not leader" ]
+    post "$PORT" lease/revoke '{"ID":"92"}'
+    [ "$(post "$PORT" election/leader '{"name":"dm90ZQ=="}' | jq -r .message)" = "election: no leader" ]
+    sleep 0.2
+    kill $observer || true
+    [ "$(jq -r .result.kv.value "$WORK/observed" | tr '\n' ' ')" = "YQ== YWE= Yg== " ]
 }

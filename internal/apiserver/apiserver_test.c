@@ -174,8 +174,8 @@ TEST(apiserver, splices_whatever_metadata_looks_like) {
         "{\"kind\":\"A\",\"apiVersion\":\"v1\",\"metadata\":{}}",
         "{\"kind\":\"A\",\"apiVersion\":\"v1\",\"metadata\":{\"name\":\"x\"}}",
         "{\"kind\":\"A\",\"apiVersion\":\"v1\",\"metadata\":{\"name\":\"x\",\"uid\":\"u\"}}",
-        "{\"kind\":\"A\",\"apiVersion\":\"v1\",\"metadata\":{\"name\":\"x\",\"uid\":\"u\","
-        "\"labels\":{\"a\":\"b\"}},\"spec\":{}}",
+        ("{\"kind\":\"A\",\"apiVersion\":\"v1\",\"metadata\":{\"name\":\"x\",\"uid\":\"u\","
+         "\"labels\":{\"a\":\"b\"}},\"spec\":{}}"),
     };
     for (size_t i = 0; i < ARRAY_LEN(stored); i++) {
         struct api_obj *o = api_obj_new(SPAN_LIT("x"), 0, span_str(stored[i]), 7, 7);

@@ -118,6 +118,13 @@ void agent_svc_start(struct loop *l, struct agent_svc *s);
 void agent_svc_signal(struct agent_svc *s, int sig);
 void agent_svc_stop(struct agent_svc *s, int sig); /* no restart after this */
 
+/* ---- preloaded container images (agent_import.c) ---- */
+
+typedef void agent_import_cb(void *ctx, int rc, size_t n_images, const struct err *e);
+/* Every OCI archive (*.tar) of the folder, into containerd's namespace k8s.io; done is called once. */
+NODISCARD int agent_import_start(struct loop *l, const char *socket, const char *dir_path, agent_import_cb *done, void *ctx,
+                                 struct err *e);
+
 /* ---- joining (agent_join.c) ---- */
 
 struct agent_join;

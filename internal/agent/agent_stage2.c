@@ -2,7 +2,6 @@
 #include "internal/base/rand.h"
 #include "internal/sys/sys.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/inotify.h>
@@ -17,7 +16,7 @@
 #define CTRD_DIR "/run/containerd"
 #define CTRD_SOCKET CTRD_DIR "/containerd.sock"
 
-enum { MAX_IMAGES = 16, STOP_S = 8 };
+enum { STOP_S = 8, IMPORT_RETRY_S = 2 };
 
 struct node {
     struct loop *l;
@@ -25,16 +24,15 @@ struct node {
     struct json_doc *notes;
     const struct json *doc;
     struct agent_dhcp dhcp;
-    struct agent_svc containerd, kubelet, proxy, ssh, import[MAX_IMAGES];
-    size_t n_images, imported;
+    struct agent_svc containerd, kubelet, proxy, ssh;
     struct agent_join *join;
     struct loop_signal signals;
     struct loop_io watch; /* for containerd's socket */
     int watch_fd;
-    struct loop_timer stop_timer;
+    struct loop_timer stop_timer, import_timer;
     unsigned power;
     char ip[16];
-    bool is_joined, has_kubelet;
+    bool is_joined, has_images, has_kubelet;
 };
 
 /* ---- end ---- */
@@ -91,11 +89,6 @@ static void reap(struct node *n) {
                 return; /* its handler runs in this turn of the loop; SIGCHLD of others comes again */
             }
         }
-        for (size_t i = 0; i < n->n_images; i++) {
-            if (n->import[i].pid == si.si_pid) {
-                return;
-            }
-        }
         waitid(P_PID, (id_t)si.si_pid, &si, WEXITED | WNOHANG);
     }
 }
@@ -137,26 +130,29 @@ static void args(struct agent_svc *s, const char *const *v, size_t n) {
 
 static void start_kubelet(struct node *n);
 
-static void on_imported(struct agent_svc *s, int exit_code, int sig, void *ctx) {
+static void import_images(struct node *n);
+
+static void on_import_retry(struct loop_timer *t) {
+    import_images(CONTAINER_OF(t, struct node, import_timer));
+}
+
+static void on_imported(void *ctx, int rc, size_t n_images, const struct err *e) {
     struct node *n = ctx;
-    if (exit_code != 0 || sig != 0) {
-        agent_say("image %s: import failed (exit %d, signal %d), see /var/log/kfarm/%s.log",
-                  s->argv[5], exit_code, sig, s->name);
+    if (rc < 0) {
+        agent_say("container images: %s; again in %d s", e->msg, IMPORT_RETRY_S);
+        loop_timer_start(n->l, &n->import_timer, IMPORT_RETRY_S * NS_PER_S, on_import_retry,
+                         "import retry");
+        return;
     }
-    if (++n->imported == n->n_images) {
-        agent_say("containerd: %zu images imported", n->n_images);
-        start_kubelet(n);
-    }
+    agent_say("containerd: has %zu preloaded images", n_images);
+    n->has_images = true;
+    start_kubelet(n);
 }
 
 static void import_images(struct node *n) {
-    agent_say("containerd: is up");
-    for (size_t i = 0; i < n->n_images; i++) {
-        n->import[i].on_exit = on_imported;
-        agent_svc_start(n->l, &n->import[i]);
-    }
-    if (n->n_images == 0) {
-        start_kubelet(n);
+    struct err e = ERR_INIT;
+    if (agent_import_start(n->l, CTRD_SOCKET, IMAGES_DIR, on_imported, n, &e) < 0) {
+        on_imported(n, -(int)e.code, 0, &e);
     }
 }
 
@@ -173,34 +169,14 @@ static void on_watch(struct loop_io *io, uint32_t events) {
         loop_io_stop(&n->watch);
         auto_fd_(&n->watch_fd);
         n->watch_fd = -1;
+        agent_say("containerd: is up");
         import_images(n);
-    }
-}
-
-static void find_images(struct node *n) {
-    DIR *dir = opendir(IMAGES_DIR);
-    for (struct dirent *d; dir && n->n_images < MAX_IMAGES && (d = readdir(dir));) {
-        if (!span_ends(span_str(d->d_name), ".tar")) {
-            continue;
-        }
-        struct agent_svc *s = &n->import[n->n_images++];
-        const char *path = arena_fmt(&n->mem, IMAGES_DIR "/%s", d->d_name);
-        s->name = arena_fmt(&n->mem, "import-%.*s", (int)strlen(d->d_name) - 4, d->d_name);
-        s->flags = AGENT_ONCE;
-        s->ctx = n;
-        s->pidfd = s->log_fd = s->file_fd = -1;
-        const char *const v[] = {"/usr/bin/ctr", "-n", "k8s.io", "images", "import", path};
-        args(s, v, ARRAY_LEN(v));
-    }
-    if (dir) {
-        closedir(dir);
     }
 }
 
 /* containerd makes its socket when it is ready; the folder is watched, nobody asks again and again. */
 static int start_containerd(struct node *n, struct err *e) {
     static const char *const v[] = {"/usr/bin/containerd"};
-    find_images(n);
     if (sys_mkdirs(CTRD_DIR, 0711, e) < 0) {
         return -(int)e->code;
     }
@@ -228,7 +204,7 @@ static const char *doc_str(const struct node *n, const char *key) {
 
 static void start_kubelet(struct node *n) {
     const struct json *tenant = json_get(n->doc, "tenant");
-    if (!n->is_joined || n->imported < n->n_images || n->has_kubelet || n->power) {
+    if (!n->is_joined || !n->has_images || n->has_kubelet || n->power) {
         return;
     }
     n->has_kubelet = true;

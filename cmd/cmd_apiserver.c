@@ -59,7 +59,7 @@ static int tls_from_files(struct role_api *a, struct err *e) {
         return rc;
     }
     return tls_server_config_new(&a->tls, buf_view(&cert), buf_view(&key), buf_view(&ca),
-                                 f->client_ca != NULL ? TLS_CLIENT_OPTIONAL : TLS_CLIENT_NONE, e);
+                                 f->client_ca != NULL ? TLS_CLIENT_REQUEST : TLS_CLIENT_NONE, e);
 }
 
 static int kubelet_from_files(struct role_api *a, struct err *e) {
@@ -242,7 +242,7 @@ static int keys_from_keyd(struct role_api *a, int own_fd, struct err *e) {
     int rc = key_issue_sync(own_fd, &q, &id, e);
     if (rc >= 0) {
         rc = tls_server_config_new(&a->tls, buf_view(&id.cert_pem), buf_view(&id.key_pem),
-                                   buf_view(&id.ca_pem), TLS_CLIENT_OPTIONAL, e);
+                                   buf_view(&id.ca_pem), TLS_CLIENT_REQUEST, e);
     }
     if (rc >= 0 && (rc = key_issue_sync(own_fd, &kq, &kid, e)) >= 0) {
         const struct tls_client_opts o = {.ca_pem = buf_view(&kid.ca_pem),

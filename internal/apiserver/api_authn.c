@@ -373,6 +373,12 @@ static bool impersonate(struct api_call *c) {
     return true;
 }
 
+/* A certificate that nobody vouches for is a failed login, not an anonymous visit. */
+static bool untrusted(const struct api_call *c) {
+    const struct tls_peer *p = http_req_peer(c->r);
+    return p != NULL && p->is_untrusted;
+}
+
 int api_authenticate(struct api_call *c) {
     c->user = (struct api_user){.name = "", .uid = ""};
     struct span auth = api_header(c, "authorization");
@@ -386,7 +392,7 @@ int api_authenticate(struct api_call *c) {
                 api_unauthorized(c);
                 return -ERR_UNAUTHENTICATED;
             }
-        } else if (c->a->anonymous) {
+        } else if (c->a->anonymous && !untrusted(c)) {
             c->user.name = "system:anonymous";
             api_user_group(&c->user, "system:unauthenticated");
         } else {

@@ -19,7 +19,12 @@ enum { LIM_TLS_HANDSHAKE_MS = 10000 };
 struct tls_config;
 struct net_filter;
 
-enum tls_client_auth { TLS_CLIENT_NONE, TLS_CLIENT_OPTIONAL /* verified when given; bad ones refused */, TLS_CLIENT_REQUIRED };
+enum tls_client_auth {
+    TLS_CLIENT_NONE,
+    TLS_CLIENT_REQUEST,  /* one that is not trusted is reported (tls_peer.is_untrusted) and the handshake goes on */
+    TLS_CLIENT_OPTIONAL, /* verified when given; bad ones end the handshake */
+    TLS_CLIENT_REQUIRED,
+};
 
 /* Server: certificate chain and key in PEM; client CAs may be empty with TLS_CLIENT_NONE. */
 NODISCARD int tls_server_config_new(struct tls_config **ret, struct span cert_pem, struct span key_pem,
@@ -47,6 +52,7 @@ struct tls_peer {
     const char *cn;
     const char *orgs[TLS_PEER_ORGS];
     size_t n_orgs;
+    bool is_untrusted; /* a certificate came that no CA of ours stands behind: cn is empty (TLS_CLIENT_REQUEST) */
     struct span cert_der;
     const char *sni; /* server side: name the client asked for, or NULL */
 };

@@ -173,6 +173,10 @@ static int read_peer(struct tls_filter *t, struct err *e) {
         return 0;
     }
     uint32_t bad = mbedtls_ssl_get_verify_result(&t->ssl);
+    if (bad && t->state->is_server && t->state->auth == TLS_CLIENT_REQUEST) {
+        t->peer.is_untrusted = true;
+        return 0;
+    }
     if (bad) {
         return refuse(t, bad, e);
     }

@@ -35,6 +35,7 @@ static const struct {
     {"token-cleaner-controller", "tokencleaner", ctl_start_tokens},
     {"bootstrap-signer-controller", "bootstrapsigner", ctl_start_bootstrap_signer},
     {"ttl-after-finished-controller", "ttl-after-finished", ctl_start_ttl},
+    {"resourcequota-controller", "resourcequota", ctl_start_quota},
     {"disruption-controller", "disruption", ctl_start_disruption},
     {"clusterrole-aggregation-controller", "clusterrole-aggregation", ctl_start_aggregation},
 };

@@ -248,6 +248,9 @@ static void on_change(void *ctx, struct json *old, struct json *cur) {
         on_seen(k, cur);
     } else {
         on_gone(k->gc, kube_uid(old));
+        if (k->gc->c->on_gone && k->k.namespaced) {
+            k->gc->c->on_gone(k->gc->c->on_gone_ctx, kube_namespace(old));
+        }
     }
     if (str_eq(k->k.resource, "customresourcedefinitions") ||
         str_eq(k->k.resource, "apiservices")) {
@@ -622,9 +625,21 @@ static void discover(struct gc *gc, struct sync *s) {
     sync_end(s);
 }
 
+static const struct ctl_kind *find_kind(void *ctx, struct span group, struct span resource) {
+    struct gc *gc = ctx;
+    for (const struct gkind *k = gc->kinds; k; k = k->next) {
+        if (span_eq_str(resource, k->k.resource) && span_eq_str(group, k->k.group)) {
+            return &k->k;
+        }
+    }
+    return NULL;
+}
+
 void ctl_start_gc(struct controllers *c) {
     struct gc *gc = ctl_new(c, struct gc);
     gc->c = c;
+    c->kinds = find_kind;
+    c->kinds_ctx = gc;
     gc->q = ctl_queue(c, "gc", 8, handle, gc);
     kqueue_need(gc->q, c->namespaces); /* the server answers */
     kqueue_add_after(gc->q, "discover", DISCOVER_AFTER_MS * NS_PER_MS);

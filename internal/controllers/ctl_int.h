@@ -29,6 +29,11 @@ struct controllers {
     struct kinformer *pods, *nodes, *namespaces;
     struct ownindex *pods_ix;
     struct ctl_own *owned; /* what ctl_keep keeps until the end */
+    /* Garbage collection hears of every kind: it tells quotas that something went, and which kinds there are. */
+    void (*on_gone)(void *ctx, const char *ns);
+    void *on_gone_ctx;
+    const struct ctl_kind *(*kinds)(void *ctx, struct span group, struct span resource);
+    void *kinds_ctx;
 };
 
 /* ---- ctl.c ---- */

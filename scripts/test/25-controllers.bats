@@ -320,6 +320,26 @@ END
     wait_for 5 job_gone
 }
 
+@test "a quota counts up, refuses, and counts down" {
+    k create ns q
+    k create quota q -n q --hard=pods=2,requests.cpu=1,count/configmaps=3,services=1
+    wait_for 5 is quota/q '{.status.used.pods} {.status.used.requests\.cpu} {.status.used.count/configmaps}' '0 0 1' -n q
+    deployment big 3 | k apply -n q -f -
+    wait_for 5 is deploy/big '{.status.readyReplicas}' 2 -n q
+    wait_for 5 is quota/q '{.status.used.pods} {.status.used.requests\.cpu}' '2 200m' -n q
+    wait_for 5 is rs '{.items[0].status.conditions[0].reason}' FailedCreate -n q
+    events -n q | grep -q '^FailedCreate.*exceeded quota'
+    k create cm a -n q
+    k create cm b -n q
+    ! k create cm c -n q
+    k delete cm a -n q
+    wait_for 5 is quota/q '{.status.used.count/configmaps}' 2 -n q
+    k create cm c -n q
+    k delete deploy big -n q
+    wait_for 5 is quota/q '{.status.used.pods}' 0 -n q
+    k delete ns q --timeout=15s
+}
+
 @test "a disruption budget counts what may be evicted" {
     deployment b 3 | k apply -f -
     k create pdb b --selector=app=b --min-available=2

@@ -172,7 +172,7 @@ node_state() {
     fi
     tail -n "+${log_from[$1]}" "$work/server.log" | awk -v name="$1" -v registered="$ready" '
         index($0 " ", " node=" name " ") || index($0, " node=\"" name "\"") {
-            if (/msg=lease/) s = "got its address"
+            if (/msg=lease/) s = /stage=os/ ? "runs its kernel, got its address" : "got its address"
             if (/msg="boot script"/) s = "fetched its boot script, loads kernel and initrd"
             if (/msg="boot document"/) s = "runs kfarm, fetched its boot document"
             if (/msg=joined/) s = "switched to its root image, proved itself with its ticket"
@@ -213,7 +213,7 @@ watch_until() {
 begin "power on node-1 (BIOS) and node-2 (UEFI), both Ready"
 power_on node-1 --bios 1
 power_on node-2 --uefi 2
-watch_until 420 " is Ready" node-1 node-2
+watch_until 600 " is Ready" node-1 node-2
 finish
 team get nodes -o wide -L topology.kubernetes.io/zone | quote
 
@@ -280,7 +280,7 @@ finish
 team get nodes | quote
 begin "node-2 powered on, Ready again"
 power_on node-2 --uefi 2
-watch_until 420 " is Ready" node-2
+watch_until 600 " is Ready" node-2
 finish
 begin "its pod runs again"
 pods_run() { [ "$(team get pods -l app=hello --field-selector=status.phase=Running -o 'jsonpath={.items[*].spec.nodeName}' | tr ' ' '\n' | sort -u | tr '\n' ' ')" = "node-1 node-2 " ] && logs_say_hello; }

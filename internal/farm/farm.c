@@ -106,7 +106,7 @@ static bool step_port(struct pass *p) {
     }
     AUTO(json_docp) struct json_doc *d = json_doc_new();
     struct json *patch = json_new_obj(d), *st = json_set_obj(d, patch, "status");
-    uint16_t port = farm_port(p->f, p->obj);
+    uint16_t port = p->t->port ? p->t->port : farm_port(p->f, p->obj);
     if (!port) {
         struct err e = ERR_INIT;
         kevent(p->f->events, p->obj, "Warning", "NoPort", "no free port between %u and %u",
@@ -115,6 +115,7 @@ static bool step_port(struct pass *p) {
         pass_end(p, -ERR_LIMIT, &e);
         return true;
     }
+    p->t->port = port; /* several passes run at once: nobody else may take it meanwhile */
     json_set_i64(d, st, "port", port);
     json_set_str(d, json_set_obj(d, patch, "metadata"), "resourceVersion",
                  json_str_at(p->obj, "metadata", "resourceVersion"));

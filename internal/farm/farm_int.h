@@ -16,6 +16,7 @@
 struct tenant {
     struct farm *f;
     char *key, *uid; /* "ns/name" */
+    uint16_t port;   /* chosen in this run, before the write of the status has come back; 0: none */
     bool has_keys, secret_checked, files_gone, keys_gone, is_dirty_nodes;
     struct tls_config *tls;
     struct kclient *client;
@@ -55,7 +56,7 @@ struct write *pass_write(struct pass *p, struct kinformer *into);
 /* farm_plane.c */
 struct json *farm_deployment(const struct farm *f, const struct json *tenant, struct json_doc *d);
 const char *farm_unsupported(const struct json *tenant); /* NULL: can be run */
-uint16_t farm_port(const struct farm *f, const struct json *tenant); /* the one it has, or a free one; 0: none left */
+uint16_t farm_port(const struct farm *f, const struct json *tenant); /* the one it wishes, or a free one; 0: none left */
 const char *farm_host(const struct farm *f, const struct json *tenant);
 struct json *farm_kubeconfig_secret(const struct farm *f, const struct json *tenant, const struct key_identity *id,
                                     struct json_doc *d);

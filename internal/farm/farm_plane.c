@@ -37,11 +37,18 @@ const char *farm_host(const struct farm *f, const struct json *t) {
     return json_str_or(json_at(t, "spec", "endpoint", "host"), f->o.host);
 }
 
+/* By another tenant: written into its status, or chosen for it and on the way there. */
 static bool port_used(const struct farm *f, const struct json *self, int64_t port) {
-    struct map_iter it = {0};
+    const char *uid = json_str_at(self, "metadata", "uid");
+    struct map_iter chosen = {0}, it = {0};
+    for (struct map_entry *en; map_next(&f->by_uid, &chosen, &en);) {
+        const struct tenant *t = en->value;
+        if (t->port == port && !str_eq(t->uid, uid)) {
+            return true;
+        }
+    }
     for (struct json *o; kinformer_next(f->tenants, &it, &o);) {
-        if (o != self &&
-            !str_eq(json_str_at(o, "metadata", "uid"), json_str_at(self, "metadata", "uid")) &&
+        if (!str_eq(json_str_at(o, "metadata", "uid"), uid) &&
             json_i64_at(o, 0, "status", "port") == port) {
             return true;
         }

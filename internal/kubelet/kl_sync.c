@@ -396,7 +396,9 @@ static bool has_ended(const struct kl_ctr *c) {
  * good run forgives. */
 static void note_end(struct kl_ctr *c) {
     struct kl_pod *p = c->pod;
-    uint64_t ran = c->finished_ns > c->started_ns ? c->finished_ns - c->started_ns : 0;
+    /* What never started has not run since 1970. */
+    uint64_t ran =
+        c->started_ns && c->finished_ns > c->started_ns ? c->finished_ns - c->started_ns : 0;
     if (!has_ended(c) || str_eq(c->noted_id, c->id)) {
         return;
     }

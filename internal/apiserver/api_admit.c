@@ -389,6 +389,10 @@ bool api_admit_create(struct api_call *c, struct json *obj) {
 }
 
 bool api_admit_created(struct api_call *c, struct json *obj) {
+    if (!api_pss_admit(c, obj, NULL) ||
+        (is_res(c, "", "namespaces") && !api_pss_namespace(c, obj))) {
+        return false;
+    }
     if (is_res(c, "", "services") && !api_svc_admit(c, obj, NULL)) {
         return false;
     }
@@ -416,6 +420,10 @@ bool api_admit_update(struct api_call *c, struct json *obj, const struct json *o
 }
 
 bool api_admit_updated(struct api_call *c, struct json *obj, const struct json *old) {
+    if (!api_pss_admit(c, obj, old) ||
+        (is_res(c, "", "namespaces") && !api_pss_namespace(c, obj))) {
+        return false;
+    }
     if (is_res(c, "", "services") && c->kr->sub[0] == '\0') {
         return api_svc_admit(c, obj, old);
     }

@@ -368,6 +368,9 @@ bool api_admit_update(struct api_call *c, struct json *obj, const struct json *o
 bool api_admit_delete(struct api_call *c, const struct json *old);
 bool api_admit_node(struct api_call *c, const struct json *obj, const struct json *old);
 bool api_admit_rbac(struct api_call *c, const struct json *obj, const struct json *old);
+/* Pod Security Standards: false when answered. */
+bool api_pss_namespace(struct api_call *c, const struct json *ns);
+bool api_pss_admit(struct api_call *c, const struct json *obj, const struct json *old);
 bool api_admit_limits(struct api_call *c, struct json *obj);
 bool api_admit_quota(struct api_call *c, const struct json *obj, const struct json *old);
 bool api_admit_pod(struct api_call *c, struct json *pod);

@@ -250,6 +250,28 @@ w=2" ]
     "$NEW" delete tenant t
 }
 
+@test "pod security levels, limit ranges and quotas of a namespace hold" {
+    "$NEW" create ns strict
+    kubectl_sa strict
+    "$NEW" label ns strict pod-security.kubernetes.io/enforce=restricted
+    run "$NEW" -n strict run p --image=i
+    [[ $output == *'violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false'* ]]
+    run "$NEW" label ns strict pod-security.kubernetes.io/warn=nonsense
+    [[ $output == *'must be one of privileged, baseline, restricted'* ]]
+    "$NEW" label --overwrite ns strict pod-security.kubernetes.io/enforce=baseline
+    "$NEW" -n strict create quota q --hard=pods=2,requests.cpu=1
+    run "$NEW" -n strict run p --image=i
+    [[ $output == *'failed quota: q: must specify requests.cpu for: p'* ]]
+    printf 'apiVersion: v1\nkind: LimitRange\nmetadata: {name: l, namespace: strict}\nspec: {limits: [{type: Container, defaultRequest: {cpu: 600m}}]}\n' |
+        "$NEW" create -f -
+    "$NEW" -n strict run p --image=i
+    [ "$("$NEW" -n strict get pod p -o jsonpath='{.spec.containers[0].resources.requests.cpu}')" = 600m ]
+    run "$NEW" -n strict run p2 --image=i
+    [[ $output == *'exceeded quota: q, requested: requests.cpu=600m, used: requests.cpu=600m, limited: requests.cpu=1'* ]]
+    "$NEW" -n strict delete pod p --force --grace-period=0
+    "$NEW" -n strict run p2 --image=i
+}
+
 @test "what was acknowledged is there after SIGKILL, and a second start is quick" {
     "$NEW" create cm kept --from-literal=a=1
     rv=$("$NEW" get cm kept -o jsonpath='{.metadata.resourceVersion}')

@@ -7,6 +7,9 @@
 struct http_req *req_new(struct hconn *c) {
     struct http_req *r = new_zero(struct http_req);
     r->c = c;
+    if (c->s->n_spare) {
+        r->arena = c->s->spare[--c->s->n_spare];
+    }
     r->arena.max = LIM_REQ_ARENA;
     r->body_max = c->s->o.body_max;
     net_queue_init(&r->out);
@@ -38,6 +41,16 @@ void req_set_target(struct http_req *r, struct span target) {
     }
 }
 
+/* Fetching a block from the system and giving it back for every request costs more than answering a small one. */
+static void spare_arena(struct http_server *s, struct arena *a) {
+    arena_reset(a);
+    if (s->n_spare < SPARE_ARENAS && a->used && a->used <= LIM_SPARE_ARENA) {
+        s->spare[s->n_spare++] = *a;
+    } else {
+        arena_fini(a);
+    }
+}
+
 void req_close(struct http_req *r, bool complete) {
     list_del(&r->link);
     if (r->c->cur == r) {
@@ -52,7 +65,7 @@ void req_close(struct http_req *r, bool complete) {
     }
     net_queue_fini(&r->out);
     buf_fini(&r->in);
-    arena_fini(&r->arena);
+    spare_arena(r->c->s, &r->arena);
     free(r);
 }
 

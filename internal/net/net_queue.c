@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { CHUNK_MIN = 2048 };
+enum { CHUNK_FIRST = 480, CHUNK_NEXT = 8192 };
 
 void net_queue_init(struct net_queue *q) {
     list_init(&q->chunks);
@@ -35,7 +35,8 @@ void net_queue_fini(struct net_queue *q) {
     q->bytes = 0;
 }
 
-/* Small writes fill up the last chunk, so that a filter sees few large pieces. */
+/* The first chunk is just large enough for a short answer; further small writes share large ones, so that a filter sees
+ * few pieces. */
 void net_queue_add(struct net_queue *q, struct span s) {
     if (!s.n) {
         return;
@@ -43,7 +44,8 @@ void net_queue_add(struct net_queue *q, struct span s) {
     struct net_chunk *last =
         list_empty(&q->chunks) ? NULL : CONTAINER_OF(q->chunks.prev, struct net_chunk, link);
     if (!last || last->room - last->end < s.n) {
-        last = push(q, s.n < CHUNK_MIN ? CHUNK_MIN : s.n);
+        size_t least = last ? CHUNK_NEXT : CHUNK_FIRST;
+        last = push(q, s.n < least ? least : s.n);
     }
     memcpy(last->data + last->end, s.p, s.n);
     last->end += s.n;

@@ -5,8 +5,8 @@
 #include "internal/pki/pki.h"
 #include "internal/t/t.h"
 
+#include <errno.h>
 #include <netinet/in.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -882,5 +882,134 @@ TEST(http, heads_have_a_limit) {
     buf_str(&in, "\r\n\r\n");
     raw_talk(&g, buf_cstr(&in), 10000, &out);
     ASSERT(strstr(buf_cstr(&out), "431 "));
+    rig_stop(&g);
+}
+
+/* ---- hostile HTTP/2 ---- */
+
+static void put_frame(struct buf *b, uint8_t type, uint8_t flags, uint32_t sid, struct span body) {
+    buf_u8(b, (uint8_t)(body.n >> 16));
+    buf_be16(b, (uint16_t)body.n);
+    buf_u8(b, type);
+    buf_u8(b, flags);
+    buf_be32(b, sid);
+    buf_span(b, body);
+}
+
+/* Sends for ever what `more` makes, until the server has had enough. */
+static void flood(void (*more)(struct buf *b, uint32_t round), bool reads) {
+    struct rig g;
+    rig_start(&g, T_H2C);
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons(g.port)};
+    sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    AUTO_FD int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int small = 4096;
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+    ASSERT_EQ(0, connect(fd, (struct sockaddr *)&sa, sizeof(sa)));
+    AUTO(buf) struct buf b = BUF_INIT(64 << 20);
+    buf_str(&b, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    put_frame(&b, 4, 0, 0, SPAN_EMPTY);
+    bool ended = false, begun = false;
+    for (uint32_t round = 0; round < 20000 && !ended; round++) {
+        char sink[16384];
+        more(&b, round);
+        ssize_t r = send(fd, b.p, b.n, MSG_NOSIGNAL | MSG_DONTWAIT);
+        begun |= http_server_conns(g.s) > 0;
+        ended = (r < 0 && errno != EAGAIN) || (begun && !http_server_conns(g.s));
+        buf_drop(&b, r > 0 ? (size_t)r : 0);
+        step(&g, 1);
+        if (reads) {
+            r = recv(fd, sink, sizeof(sink), MSG_DONTWAIT);
+            ended |= r == 0 || (r < 0 && errno != EAGAIN);
+        }
+    }
+    ASSERT(ended);
+    step(&g, 10);
+    ASSERT_EQ(0, http_server_conns(g.s));
+    rig_stop(&g);
+}
+
+/* GET /hold on stream 2n+1, then RST_STREAM: CVE-2023-44487 */
+static void rapid_reset(struct buf *b, uint32_t n) {
+    put_frame(b, 1, 5, 2 * n + 1, SPAN_LIT("\x82\x86\x04\x05/hold\x01\x01x"));
+    put_frame(b, 3, 0, 2 * n + 1, SPAN_LIT("\0\0\0\x08"));
+}
+static void settings_flood(struct buf *b, uint32_t n) {
+    (void)n;
+    for (int i = 0; i < 100; i++) {
+        put_frame(b, 4, 0, 0, SPAN_EMPTY);
+    }
+}
+/* CONTINUATION without end: CVE-2024-28182 */
+static void continuation_flood(struct buf *b, uint32_t n) {
+    put_frame(b, n ? 9 : 1, 0, 1, SPAN_LIT("\x40\x01x\x01y"));
+}
+
+TEST(http, http2_floods_end_the_connection) {
+    flood(rapid_reset, true);
+    flood(settings_flood, false); /* whose acknowledgements nobody reads */
+    flood(continuation_flood, true);
+}
+
+/* ---- a server that closes kept-alive connections at the worst moment ---- */
+
+struct fickle {
+    struct loop *l;
+    struct loop_io listen, conn;
+    unsigned n_conns, n_requests;
+};
+
+static void fickle_read(struct loop_io *io, uint32_t ev) {
+    struct fickle *f = CONTAINER_OF(io, struct fickle, conn);
+    static const char ok[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    char sink[4096];
+    (void)ev;
+    ssize_t r = recv(io->fd, sink, sizeof(sink), MSG_DONTWAIT);
+    if (r > 0 && ++f->n_requests % 2) {
+        ASSERT_EQ((ssize_t)sizeof(ok) - 1, send(io->fd, ok, sizeof(ok) - 1, MSG_NOSIGNAL));
+        return;
+    }
+    loop_io_stop(io);
+    close(io->fd);
+}
+
+static void fickle_accept(struct loop_io *io, uint32_t ev) {
+    struct fickle *f = CONTAINER_OF(io, struct fickle, listen);
+    struct err e = ERR_INIT;
+    (void)ev;
+    int fd = accept4(io->fd, NULL, NULL, SOCK_CLOEXEC);
+    ASSERT(fd >= 0);
+    f->n_conns++;
+    ASSERT_OK(loop_io_start(f->l, &f->conn, fd, LOOP_READ, fickle_read, "fickle", &e), &e);
+}
+
+TEST(http, idempotent_calls_survive_a_closed_connection) {
+    struct rig g;
+    struct err e = ERR_INIT;
+    struct got o;
+    rig_start(&g, T_H1);
+    struct fickle f = {.l = g.l};
+    struct sockaddr_in sa;
+    socklen_t n = sizeof(sa);
+    int fd;
+    ASSERT_OK(net_listen_tcp("127.0.0.1", 0, &fd, &e), &e);
+    ASSERT_EQ(0, getsockname(fd, (struct sockaddr *)&sa, &n));
+    ASSERT_OK(loop_io_start(g.l, &f.listen, fd, LOOP_READ, fickle_accept, "fickle", &e), &e);
+    struct http_client_opts co = {.host = "127.0.0.1", .port = ntohs(sa.sin_port)};
+    http_client_free(g.c);
+    ASSERT_OK(http_client_new(g.l, &co, &g.c, &e), &e);
+    call(&g, &o, "GET", "/1", SPAN_EMPTY);
+    ASSERT_EQ(0, o.rc);
+    done(&o);
+    call(&g, &o, "GET", "/2", SPAN_EMPTY); /* closed unanswered, then tried on a new connection */
+    ASSERT_EQ(0, o.rc);
+    done(&o);
+    ASSERT_EQ(2, f.n_conns);
+    call(&g, &o, "POST", "/3", SPAN_EMPTY); /* may have had its effect: the caller must decide */
+    ASSERT_EQ(-ERR_UNAVAILABLE, o.rc);
+    done(&o);
+    loop_io_stop(&f.conn);
+    loop_io_stop(&f.listen);
+    close(fd);
     rig_stop(&g);
 }

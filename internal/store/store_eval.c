@@ -289,7 +289,7 @@ static int finish(struct collect *c, const struct view *at, struct store_range_r
     if (rc < 0) {
         return rc;
     }
-    if (q.by != STORE_BY_KEY || q.order == STORE_SORT_DESCEND) {
+    if (c->n > 1 && (q.by != STORE_BY_KEY || q.order == STORE_SORT_DESCEND)) {
         qsort_r(c->items, c->n, sizeof(struct item), item_cmp, &q);
     }
     size_t n = c->n;

@@ -1,5 +1,7 @@
 """What the store's tests share: a free port, kfarm store and a real etcd as processes, TAP lines."""
 import glob
+import http.client
+import json
 import os
 import shutil
 import socket
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 KFARM = os.environ.get("KFARM", os.path.join(TOP, "build", "kfarm"))
@@ -52,17 +55,19 @@ class Server:
             args += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster",
                      "default=" + peer]
         self.log = open(os.path.join(self.dir, "log"), "ab")
-        env = {"PATH": os.environ["PATH"], "HOME": self.dir, "ETCD_UNSUPPORTED_ARCH": "amd64"}
+        env = {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")} | {"PATH": os.environ["PATH"], "HOME": self.dir, "ETCD_UNSUPPORTED_ARCH": "amd64"}
         self.proc = subprocess.Popen(cmd + args + self.extra, stdout=self.log, stderr=self.log, env=env)
         end = time.monotonic() + 20
         while time.monotonic() < end:
             if self.proc.poll() is not None:
                 raise RuntimeError(f"{self.kind} ended: " + open(os.path.join(self.dir, "log")).read()[-2000:])
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.02)
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2) as r:
+                    if json.load(r)["health"] == "true":
+                        return
+            except (OSError, ValueError, http.client.HTTPException):
+                pass
+            time.sleep(0.02)
         raise RuntimeError(f"{self.kind} does not listen")
 
     def kill(self):

@@ -176,6 +176,7 @@ struct dhcp_lease {
     struct dhcp_hw hw;     /* owner; empty when nobody gets it back (declined) */
     uint64_t until_ns;     /* end of the state; unused when free */
     uint64_t probed_ns;    /* when nobody was found to use it; 0 never */
+    uint32_t replaces;     /* address that its owner still holds until it accepts this one; 0: none */
     uint64_t rate_ns;      /* message budget of the owner, see LIM_DHCP_RATE_* */
     char hostname[LIM_DHCP_HOSTNAME + 1];
     uint8_t agent_n, agent[255]; /* relay agent options (82) of the last relayed request */

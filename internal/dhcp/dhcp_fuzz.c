@@ -188,6 +188,7 @@ struct world {
         uint64_t until;
     } client[CLIENTS];
     struct buf journal;
+    bool is_boot; /* the last request came from firmware */
     int bad;
 };
 
@@ -211,7 +212,8 @@ static void request(struct world *w, unsigned c, uint8_t type, uint32_t ciaddr, 
     if (server) {
         dhcp_opts_u32(&o, DHCP_OPT_SERVER_ID, true, server);
     }
-    if (t_gen_u32(&w->g, 0, 1)) {
+    w->is_boot = t_gen_u32(&w->g, 0, 1);
+    if (w->is_boot) {
         dhcp_opts_add(&o, DHCP_OPT_VENDOR_CLASS, true, SPAN_LIT("PXEClient"));
     }
     w->bad |= dhcp_msg_write(&m, &o, 548, &b) < 0 || dhcp_msg_parse(in, buf_view(&b), &why) < 0;
@@ -234,16 +236,14 @@ static bool legal(unsigned c, uint32_t ip) {
     return of ? of == own : ip >= FIRST && ip <= LAST;
 }
 
-/* Nobody else was told that he has this address; the other NIC of a machine that boots again loses it. */
-static void take(struct world *w, unsigned c, uint32_t ip) {
+/* Nobody else was told that he has this address; but the other NIC of a machine that boots again loses it. */
+static void take_from_others(struct world *w, unsigned c, uint32_t ip) {
     for (unsigned k = 0; k < CLIENTS; k++) {
-        if (k != c && w->client[k].bound == ip && w->client[k].until > w->now) {
-            w->bad |= !(c < 2 && k < 2 && ip == hosts[0].ip);
+        if (ip && k != c && w->client[k].bound == ip && w->client[k].until > w->now) {
+            w->bad |= !(c < 2 && k < 2 && ip == hosts[0].ip && w->is_boot);
             w->client[k].bound = 0;
         }
     }
-    w->client[c].bound = ip;
-    w->client[c].until = w->now + 600 * NS_PER_S;
 }
 
 static void check_answer(struct world *w, unsigned c) {
@@ -254,12 +254,14 @@ static void check_answer(struct world *w, unsigned c) {
     } else if (w->out.act == DHCP_SEND && r->type != DHCP_NAK) {
         w->bad |= r->xid != c || r->op != 2 || dhcp_get_ip(r, DHCP_OPT_SERVER_ID, 0) != US;
         w->bad |= r->yiaddr && !legal(c, r->yiaddr);
+        take_from_others(w, c, r->yiaddr);
         if (r->type == DHCP_OFFER) {
             w->client[c].offered = r->yiaddr;
         } else if (r->yiaddr) {
             w->bad |= !w->out.changed || w->out.changed->ip != r->yiaddr ||
                       w->out.changed->state != DHCP_BOUND;
-            take(w, c, r->yiaddr);
+            w->client[c].bound = r->yiaddr;
+            w->client[c].until = w->now + 600 * NS_PER_S;
         }
     }
     free(r);

@@ -117,11 +117,15 @@ struct dhcp_lease *dhcp_lease_take(struct dhcp_server *s, uint32_t ip, struct dh
     l->hostname[0] = 0;
     l->agent_n = 0;
     l->rate_ns = 0;
+    l->replaces = 0;
     dhcp_lease_move(s, l, DHCP_FREE, 0);
     struct hw_key k = hw_key(subnet, hw);
     struct dhcp_lease *old = map_put(&s->by_hw, span_of(k.b, k.n), l);
-    if (old && old != l && (old->state == DHCP_OFFERED || old->state == DHCP_BOUND)) {
-        dhcp_lease_move(s, old, DHCP_FREE, 0); /* one machine, one address: it has moved */
+    if (old && old != l && old->state == DHCP_OFFERED) {
+        dhcp_lease_move(s, old, DHCP_FREE, 0);
+    } else if (old && old != l && old->state == DHCP_BOUND) {
+        l->replaces =
+            old->ip; /* the machine may still use it: nobody else gets it before it has moved */
     }
     return l;
 }

@@ -323,6 +323,11 @@ static void on_discover(struct turn *t) {
 }
 
 static void bind_lease(struct turn *t, struct dhcp_lease *l) {
+    struct dhcp_lease *old = l->replaces ? dhcp_lease_at(t->s, l->replaces) : NULL;
+    if (old && old->state == DHCP_BOUND && dhcp_hw_eq(old->hw, l->hw)) {
+        dhcp_lease_move(t->s, old, DHCP_FREE, 0); /* one machine, one address: it has moved */
+    }
+    l->replaces = 0;
     dhcp_lease_move(t->s, l, DHCP_BOUND, after(t, t->pool->cfg.lease_s));
     note_client(t, l);
     t->out->changed = l;

@@ -7,6 +7,7 @@
 
 enum {
     LIM_SERIES = 256,      /* remembered events; the oldest is forgotten */
+    LIM_BUDGETS = 512,     /* objects whose rate is watched; then all begin anew */
     BURST = 25,            /* new records for one object at once */
     REFILL_S = 300,        /* and then one each */
     LIM_EVENT_TEXT = 1024, /* the API's limit of message */
@@ -119,7 +120,7 @@ static bool may_write(struct kevents *v, const char *uid) {
     uint64_t now = loop_now(v->c->l);
     struct budget *b = map_get_str(&v->budgets, uid);
     if (!b) {
-        if (v->budgets.n >= 4096) {
+        if (v->budgets.n >= LIM_BUDGETS) {
             struct map_iter it = {0};
             struct map_entry *en;
             while (map_next(&v->budgets, &it, &en)) {

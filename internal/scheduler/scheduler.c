@@ -33,6 +33,8 @@ struct pend {
     unsigned attempts;
     uint64_t moves; /* s->moves when the last attempt began */
     bool is_gone;   /* deleted while BINDING */
+    bool
+        wants_company; /* has required pod affinity: a pod that is bound may be what it waits for */
     struct loop_timer t;
     struct list link; /* in s->parked while PARKED */
 };
@@ -155,12 +157,15 @@ static void enter_parked(struct pend *p) {
     loop_timer_start(p->s->l, &p->t, LEFTOVER_S * NS_PER_S, on_leftover, "sched-leftover");
 }
 
-/* Something changed that may help: everything parked is tried again. A first retry comes at once, later ones after a
+/* Something changed that may help: everything parked (or what waits for other pods) is tried again. A first retry comes at once, later ones after a
  * pause that grows, so that a busy cluster does not try hopeless pods all the time. */
-static void move_parked(struct scheduler *s) {
-    s->moves++;
+static void move_parked(struct scheduler *s, bool only_company) {
+    s->moves += !only_company;
     for (LIST_EACH(l, next, &s->parked)) {
         struct pend *p = CONTAINER_OF(l, struct pend, link);
+        if (only_company && !p->wants_company) {
+            continue;
+        }
         leave(p);
         if (p->attempts <= 1) {
             enter_ready(p);
@@ -231,8 +236,9 @@ static void on_pod(void *ctx, struct json *old, struct json *cur) {
     const struct json *pod = cur ? cur : old;
     bool took_room = map_get_str(&s->cache.pods, kube_uid(pod)) != NULL;
     scache_pod(&s->cache, pod, !cur);
-    if (took_room != (map_get_str(&s->cache.pods, kube_uid(pod)) != NULL)) {
-        move_parked(s); /* room came free, or another pod's affinity may be met now */
+    bool takes_room = map_get_str(&s->cache.pods, kube_uid(pod)) != NULL;
+    if (took_room != takes_room) {
+        move_parked(s, takes_room);
     }
     if (cur && is_ours(s, cur)) {
         add_pending(s, cur, old);
@@ -249,14 +255,14 @@ static void on_pod(void *ctx, struct json *old, struct json *cur) {
 static void on_node(void *ctx, struct json *old, struct json *cur) {
     struct scheduler *s = ctx;
     if (scache_node(&s->cache, old, cur)) {
-        move_parked(s);
+        move_parked(s, false);
     }
 }
 
 static void on_volume(void *ctx, struct json *old, struct json *cur) {
     (void)old;
     if (cur) {
-        move_parked(ctx);
+        move_parked(ctx, false);
     }
 }
 
@@ -460,6 +466,8 @@ static void schedule(struct scheduler *s, struct pend *p) {
     struct sctx x;
     struct sreasons why = {.n = 0};
     sctx_init(&x, &s->cache, s->namespaces, pod);
+    p->wants_company = json_len(json_at(pod, "spec", "affinity", "podAffinity",
+                                        "requiredDuringSchedulingIgnoredDuringExecution")) > 0;
     const char *refused = volumes_refuse(s, pod, volume, sizeof(volume));
     if (refused) {
         enter_parked(p);

@@ -168,7 +168,8 @@ typedef void http_done_cb(void *ctx, int rc, unsigned status, struct span body, 
 NODISCARD int http_get_all(struct http_client *c, const struct http_call_opts *o, size_t max, http_done_cb *done, void *ctx,
                            struct http_call **ret_call, struct err *e);
 
-/* Client-side upgrade (exec, port-forward proxies): 101 or failure; a non-101 answer gives rc -ERR_INVALID with status. */
+/* Client-side upgrade (exec, port-forward proxies): 101 or failure; a non-101 answer gives rc -ERR_INVALID with status.
+ * Of the options' callbacks only on_head is used: it sees the headers of the answer before done. */
 typedef void http_upgraded_cb(void *ctx, int rc, unsigned status, struct http_raw *raw, const struct err *e);
 NODISCARD int http_call_upgrade(struct http_client *c, const struct http_call_opts *o, const struct http_raw_cb *cb,
                                 http_upgraded_cb *done, void *ctx, struct err *e);

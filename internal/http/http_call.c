@@ -411,7 +411,6 @@ int http_call_upgrade(struct http_client *cl, const struct http_call_opts *o,
                       struct err *e) {
     struct http_call *c;
     struct http_call_opts mine = *o;
-    mine.on_head = NULL;
     mine.on_data = NULL;
     mine.on_end = NULL;
     mine.ctx = ctx;

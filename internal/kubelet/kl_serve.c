@@ -395,7 +395,7 @@ static void serve_stream(struct http_req *r, struct kubelet *k, const char *kind
     }
     AUTO(json_docp) struct json_doc *d = json_doc_new();
     struct json *q = json_new_obj(d);
-    struct span cursor = SPAN_EMPTY;
+    struct span cursor = http_req_query(r);
     const char *key, *value;
     while (http_query_next(r, &cursor, &key, &value)) {
         bool yes = str_eq(value, "1") || str_eq(value, "true");

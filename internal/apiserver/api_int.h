@@ -396,6 +396,10 @@ void api_binding(struct api_call *c);
 void api_eviction(struct api_call *c);
 void api_kubelet(struct api_call *c); /* log, exec, attach, portforward, nodes/proxy */
 
+bool api_kubelet_of(struct api_call *c, const char *node, const char **ret_host, uint16_t *ret_port);
+const char *api_container_of(struct api_call *c, const struct json *pod); /* NULL: answered */
+void api_stream(struct api_call *c, const struct json *pod); /* exec, attach, portforward */
+
 /* Authentication. 0: c->user is set; otherwise it has answered. */
 int api_authenticate(struct api_call *c);
 /* Identity of a bearer token; 0, -ERR_UNAUTHENTICATED. Strings in mem. */

@@ -1,7 +1,7 @@
 #include "internal/apiserver/api_int.h"
 
-/* What the kubelet answers: container logs are passed on as a stream. exec, attach, port-forward and the proxies are refused
- * with 501: nothing behind them exists here yet. */
+/* What the kubelet answers: container logs are passed on as a stream; exec, attach and port-forward are in api_stream.c. The
+ * proxies of pods, services and nodes are refused with 501. */
 
 struct kubelet {
     struct loop *loop;
@@ -140,8 +140,30 @@ static void ask(struct api_call *c, const char *host, uint16_t port, const char 
     c->closed = on_closed;
 }
 
+/* Where the kubelet of the node listens; false: answered. */
+bool api_kubelet_of(struct api_call *c, const char *name, const char **ret_host,
+                    uint16_t *ret_port) {
+    struct api_res *nodes = api_res_find(c->a, "", "nodes");
+    struct json *node = api_load_tree(c, nodes, "", name, nodes->kr, NULL);
+    const char *host = node != NULL ? node_address(node) : NULL;
+    int64_t port = json_i64_at(node, 0, "status", "daemonEndpoints", "kubeletEndpoint", "Port");
+    if (node == NULL) {
+        api_fail_not_found(c, "", "nodes", name);
+    } else if (host == NULL || port <= 0 || port > 65535) {
+        api_fail(c, 500, "InternalError",
+                 "Internal error occurred: node %s has not told where its kubelet listens", name);
+    } else if (c->a->kubelet_tls == NULL) {
+        api_fail(c, 501, "NotImplemented", "this server has no certificate to present to kubelets");
+    } else {
+        *ret_host = host;
+        *ret_port = (uint16_t)port;
+        return true;
+    }
+    return false;
+}
+
 /* The container asked for, or the only one. NULL: answered. */
-static const char *log_container(struct api_call *c, const struct json *pod) {
+const char *api_container_of(struct api_call *c, const struct json *pod) {
     static const char *const lists[] = {"initContainers", "containers", "ephemeralContainers"};
     const char *want = api_query(c, "container");
     const struct json *containers = json_at(pod, "spec", "containers");
@@ -178,7 +200,7 @@ static const char *log_container(struct api_call *c, const struct json *pod) {
 static void pod_log(struct api_call *c, const struct json *pod) {
     static const char *const passed[] = {"follow",     "previous",  "sinceSeconds", "sinceTime",
                                          "timestamps", "tailLines", "limitBytes",   "stream"};
-    const char *container = log_container(c, pod);
+    const char *container = api_container_of(c, pod);
     if (container == NULL) {
         return;
     }
@@ -187,21 +209,9 @@ static void pod_log(struct api_call *c, const struct json *pod) {
         api_reply_bytes(c, 200, "text/plain", SPAN_EMPTY); /* not started anywhere: no log yet */
         return;
     }
-    struct api_res *nodes = api_res_find(c->a, "", "nodes");
-    struct json *node = api_load_tree(c, nodes, "", name, nodes->kr, NULL);
-    const char *host = node != NULL ? node_address(node) : NULL;
-    int64_t port = json_i64_at(node, 0, "status", "daemonEndpoints", "kubeletEndpoint", "Port");
-    if (node == NULL) {
-        api_fail_not_found(c, "", "nodes", name);
-        return;
-    }
-    if (host == NULL || port <= 0 || port > 65535) {
-        api_fail(c, 500, "InternalError",
-                 "Internal error occurred: node %s has not told where its kubelet listens", name);
-        return;
-    }
-    if (c->a->kubelet_tls == NULL) {
-        api_fail(c, 501, "NotImplemented", "this server has no certificate to present to kubelets");
+    const char *host = NULL;
+    uint16_t port = 0;
+    if (!api_kubelet_of(c, name, &host, &port)) {
         return;
     }
     AUTO(buf) struct buf b = BUF_INIT(16 << 10);
@@ -215,7 +225,7 @@ static void pod_log(struct api_call *c, const struct json *pod) {
             sep = '&';
         }
     }
-    ask(c, host, (uint16_t)port, name, buf_cstr(&b));
+    ask(c, host, port, name, buf_cstr(&b));
 }
 
 void api_kubelet(struct api_call *c) {
@@ -232,6 +242,10 @@ void api_kubelet(struct api_call *c) {
     }
     if (strcmp(c->kr->sub, "log") == 0) {
         pod_log(c, o);
+        return;
+    }
+    if (strcmp(c->main->name, "pods") == 0 && strcmp(c->kr->sub, "proxy") != 0) {
+        api_stream(c, o);
         return;
     }
     api_fail(c, 501, "NotImplemented", "%s/%s is not supported by this server", c->t.resource,

@@ -31,7 +31,7 @@ make_cert() {
     local f=$PKI/$1
     openssl ecparam -name prime256v1 -genkey -noout -out "$f.key" 2>/dev/null
     openssl req -new -key "$f.key" -subj "$2" -out "$f.csr" 2>/dev/null
-    printf 'subjectAltName=DNS:localhost,DNS:kubernetes,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n' >"$f.ext"
+    printf 'subjectAltName=DNS:localhost,DNS:kubernetes,DNS:n1,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n' >"$f.ext"
     openssl x509 -req -in "$f.csr" -CA "$PKI/ca.crt" -CAkey "$PKI/ca.key" -CAcreateserial -days 30 -extfile "$f.ext" \
         -out "$f.crt" 2>/dev/null
 }
@@ -52,6 +52,11 @@ END
 api_start() {
     mkdir -p "$WORK/data"
     mkfifo "$WORK/ready"
+    # The certificates that connections to kubelets need (API_KUBELET=1).
+    if [ -n "${API_KUBELET:-}" ]; then
+        set -- "$@" --kubelet-client-certificate "$PKI/admin.crt" --kubelet-client-key "$PKI/admin.key" \
+            --kubelet-certificate-authority "$PKI/ca.crt"
+    fi
     "$KFARM" apiserver --data-dir "$WORK/data" --bind-address 127.0.0.1 --secure-port "$PORT" \
         --tls-cert-file "$PKI/server.crt" --tls-private-key-file "$PKI/server.key" --client-ca-file "$PKI/ca.crt" \
         --service-account-signing-key-file "$PKI/sa.key" --service-account-issuer https://kubernetes.default.svc \

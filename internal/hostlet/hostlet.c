@@ -395,8 +395,8 @@ struct stopping {
     kubelet_done_cb *done;
     void *ctx;
     size_t left;
-    bool sandbox;
-    char sandbox_id[LIM_ID];
+    bool sandbox, removes;
+    char id[LIM_ID]; /* of the sandbox, or of the container to be removed */
 };
 
 static void stop_answered(void *ctx, int rc, const struct json *reply, int own_fd,
@@ -407,9 +407,13 @@ static void stop_answered(void *ctx, int rc, const struct json *reply, int own_f
     if (--s->left) {
         return;
     }
-    struct sandbox *sb = s->sandbox ? find_sandbox(s->h, s->sandbox_id) : NULL;
+    struct sandbox *sb = s->sandbox ? find_sandbox(s->h, s->id) : NULL;
+    struct container *c = s->removes && rc >= 0 ? find(s->h, s->id) : NULL;
     if (sb && rc >= 0) {
         sb->ready = false;
+    }
+    if (c) {
+        container_free(c);
     }
     if (s->done) {
         s->done(s->ctx, rc, e);
@@ -435,14 +439,23 @@ static void op_container_stop(void *rt, const char *id, unsigned grace_s, kubele
     send_stop(s, id, grace_s);
 }
 
+/* As in CRI, removing what runs kills it first. */
 static void op_container_remove(void *rt, const char *id, kubelet_done_cb *done, void *ctx) {
     struct hostlet *h = rt;
-    struct later *x = later(h, ctx);
     struct container *c = find(h, id);
-    x->done = done;
     if (c && c->state == KUBELET_RUNNING) {
-        err_set(&x->e, ERR_BUSY, "container %s is running", id);
-    } else if (c) {
+        struct stopping *s = new_zero(struct stopping);
+        s->h = h;
+        s->done = done;
+        s->ctx = ctx;
+        s->removes = true;
+        IGNORE_ERR(str_put(s->id, sizeof(s->id), "%s", id), "ids fit: parse_id saw this one");
+        send_stop(s, id, 0);
+        return;
+    }
+    struct later *x = later(h, ctx);
+    x->done = done;
+    if (c) {
         container_free(c);
     }
 }
@@ -470,7 +483,7 @@ static void op_sandbox_stop(void *rt, const char *id, kubelet_done_cb *done, voi
     s->done = done;
     s->ctx = ctx;
     s->sandbox = true;
-    (void)str_put(s->sandbox_id, sizeof(s->sandbox_id), "%s", id);
+    (void)str_put(s->id, sizeof(s->id), "%s", id);
     for (LIST_EACH(at, nxt, &h->containers)) {
         struct container *c = CONTAINER_OF(at, struct container, link);
         if (str_eq(c->who.sandbox, id) && c->state == KUBELET_RUNNING) {

@@ -156,7 +156,13 @@ static void on_pod(void *ctx, struct json *old, struct json *cur) {
         }
         p = pod_new(k, uid, kube_namespace(o), kube_name(o));
     }
+    bool adopted = p->is_orphan;
     p->is_orphan = false;
+    if (adopted &&
+        cur) { /* its containers were seen before their names were known: look again, else they start twice */
+        p->need_list = k->list_started + 1;
+        kl_relist(k);
+    }
     if (cur) {
         set_object(p, cur);
     } else {

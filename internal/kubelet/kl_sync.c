@@ -518,7 +518,11 @@ static void sandbox(struct kl_pod *p) {
 static void on_stale_done(void *ctx, int rc, const struct err *e) {
     struct kl_pod *p = ctx;
     if (rc < 0) {
-        LOG_WARN("kubelet", "old container not removed", F_STR("pod", p->name), F_ERR(e));
+        LOG_WARN("kubelet", "old container not removed, trying again", F_STR("pod", p->name),
+                 F_ERR(e));
+        p->is_busy = false;
+        kl_sync_after(p, NS_PER_S); /* not at once: the next listing shows it again */
+        return;
     }
     done_with_runtime(p);
 }

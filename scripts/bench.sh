@@ -54,6 +54,7 @@ idle_cpu() { # SECONDS: percent of one core that the whole server uses
     awk -v t=$((after - before)) -v hz="$(getconf CLK_TCK)" -v s="$1" 'BEGIN { printf "%.2f %%", 100 * t / hz / s }'
 }
 
+row "machine: cores, load average before the run" "$(nproc), $(cut -d' ' -f1 /proc/loadavg)" "-"
 say "binary"
 row "binary" "$(awk -v n="$(stat -c %s build/kfarm)" 'BEGIN { printf "%.2f MiB", n / 1048576 }')" "<= 8 MiB static"
 

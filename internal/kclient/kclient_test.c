@@ -207,6 +207,28 @@ TEST(kclient, informer_lists_again_when_the_version_is_gone) {
     fake_stop(&f);
 }
 
+TEST(kclient, informer_follows_a_store_that_went_back) {
+    struct fake f;
+    struct seen s = {0};
+    bool synced = false;
+    fake_start(&f);
+    struct kinformer_opts o = {.ref = cms, .on_change = on_change, .ctx = &s};
+    f.watch_status = 410;
+    struct kinformer *i = kinformer_start(f.c, &o);
+    kinformer_on_synced(i, on_synced, &synced);
+    spin_until(&f, &synced);
+    f.list = "{\"kind\":\"ConfigMapList\",\"apiVersion\":\"v1\",\"metadata\":{\"resourceVersion\":"
+             "\"4\"},"
+             "\"items\":[{\"metadata\":{\"name\":\"a\",\"namespace\":\"n\",\"uid\":\"u1\","
+             "\"resourceVersion\":\"3\"},\"data\":{\"k\":\"0\"}}]}";
+    s.more = false;
+    spin_for_more(&f, &s);
+    ASSERT_EQ(1, s.changed);
+    ASSERT_STREQ("0", json_str(json_at(kinformer_get(i, "n", "a"), "data", "k")));
+    kinformer_stop(i);
+    fake_stop(&f);
+}
+
 struct answer {
     bool done;
     int rc;

@@ -8,6 +8,7 @@
 enum {
     BACKOFF_MIN_MS = 40,
     BACKOFF_MAX_MS = 10000,
+    STUCK = 8, /* failures of a watch in a row before the list is read again */
     NOT_SERVED_S =
         300, /* a resource the server does not know may come with a later CRD or version */
     LOCAL_WATCH_S = 3600, /* a watch over a unix socket needs no renewal to notice a dead peer */
@@ -296,6 +297,7 @@ static void name_item(struct json_doc *d, struct json *item, const char *list_ki
 }
 
 static void informer_free(struct kinformer *i);
+static void rewind_to(struct kinformer *i, uint64_t list_rv);
 
 /* The list lives in a document of the request, so the items may be changed before they are copied. */
 static void on_list_page(void *ctx, int rc, struct json *obj, const struct err *e) {
@@ -322,6 +324,7 @@ static void on_list_page(void *ctx, int rc, struct json *obj, const struct err *
         return;
     }
     uint64_t list_rv = krv(obj);
+    rewind_to(i, list_rv);
     const char *kind = json_str_or(json_get(obj, "kind"), ""),
                *api_version = json_str_or(json_get(obj, "apiVersion"), "");
     AUTO(json_docp) struct json_doc *d = json_doc_new(); /* owns the few values that are added */
@@ -348,6 +351,21 @@ static void on_list_page(void *ctx, int rc, struct json *obj, const struct err *
     set_synced(i);
     i->st = S_WATCHING;
     go(i);
+}
+
+/* A store that was put back from a backup counts from an earlier version: nothing we have is newer than the list then. */
+static void rewind_to(struct kinformer *i, uint64_t list_rv) {
+    struct map_iter it = {0};
+    struct map_entry *en;
+    if (!list_rv || list_rv >= i->rv) {
+        return;
+    }
+    LOG_WARN("kclient", "the server's versions went back, continuing from there",
+             F_STR("path", i->path), F_U64("from", i->rv), F_U64("to", list_rv));
+    while (map_next(&i->objs, &it, &en)) {
+        ((struct kobj *)en->value)->rv = 0;
+    }
+    i->rv = list_rv;
 }
 
 static const char *accept_of(const struct kinformer *i, bool list) {
@@ -495,7 +513,8 @@ static void on_watch_end(struct http_call *call, int rc, const struct err *e, vo
         go(i); /* the server ends watches now and then */
         return;
     }
-    if (rc == -ERR_GONE || rc == -ERR_NOT_FOUND) {
+    /* A version that the server has not reached yet (a restored store) also shows as failures without end. */
+    if (rc == -ERR_GONE || rc == -ERR_NOT_FOUND || i->fails >= STUCK) {
         i->has_rv = false;
     }
     failed(i, "watch", e);

@@ -135,6 +135,18 @@ teardown_file() { net_down; }
     [ "$(k get configmap kept -o 'jsonpath={.data.a}')" = b ]
 }
 
+@test "a copy of the stopped host's directory is a complete backup" {
+    server_stop a
+    cp -a "$WORK/a" "$WORK/saved"
+    server_start a
+    k delete configmap kept
+    server_stop a
+    rm -rf "$WORK/a"
+    mv "$WORK/saved" "$WORK/a"
+    server_start a
+    [ "$(k get configmap kept -o 'jsonpath={.data.a}')" = b ]
+}
+
 @test "it stops cleanly at the end" {
     server_stop a
     run ip netns pids "$NS"

@@ -522,5 +522,5 @@ END
     cpu0=$(awk '{ print $14 + $15 }' "/proc/$pid/stat")
     sleep 3
     cpu1=$(awk '{ print $14 + $15 }' "/proc/$pid/stat")
-    [ $((cpu1 - cpu0)) -le 1 ]
+    [ $((cpu1 - cpu0)) -le 5 ]
 }

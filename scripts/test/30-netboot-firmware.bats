@@ -112,7 +112,7 @@ for line in open(sys.argv[1]):
     if "hw=52:54:00:77:00:00" in line and "boot script" in line:
         at.setdefault("script", ts)
 print((at["script"] - at["lease"]).total_seconds())
-assert (at["script"] - at["lease"]).total_seconds() < 10
+assert (at["script"] - at["lease"]).total_seconds() < 12
 PY
     echo "$output"
     [ "$status" = 0 ]

@@ -34,6 +34,7 @@ struct boot_role {
     struct netboot *nb;
     struct netboot_kube *kube;
     struct loop_timer renew;
+    bool restart;
 };
 
 /* ---- the plan from a file ---- */
@@ -221,7 +222,17 @@ static int run(struct boot_role *b, int ready_fd, struct err *e) {
     }
     LOG_INFO("netboot", "ready");
     role_ready(ready_fd);
-    return loop_run(b->r.l, e);
+    rc = loop_run(b->r.l, e);
+    return rc == 0 && b->restart
+               ? err_set(e, ERR_UNAVAILABLE, "a new interface is to be served: starting again")
+               : rc;
+}
+
+/* Under the supervisor a restart is cheap: leases and plan are on disk. */
+static void on_new_interface(void *ctx) {
+    struct boot_role *b = ctx;
+    b->restart = true;
+    loop_stop(b->r.l);
 }
 
 static void boot_role_fini(struct boot_role *b) {
@@ -285,6 +296,10 @@ int cmd_netboot(struct cmdctx *c, struct err *e) {
     b.o.n_interfaces = ifaces.n;
     for (size_t i = 0; i < ifaces.n; i++) {
         b.o.interfaces[i] = ifaces.v[i];
+    }
+    if (keyd_fd >= 0) {
+        b.o.on_new_interface = on_new_interface;
+        b.o.ctx = &b;
     }
     if ((rc = role_enter(&b.r, "netboot", level, 0, e)) < 0) {
         return rc;

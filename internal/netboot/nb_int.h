@@ -56,7 +56,10 @@ struct nb_from { /* where a datagram came from and to which of our addresses */
 };
 /* Finds the interfaces to serve and their addresses. */
 NODISCARD int nb_ifaces_find(struct netboot *nb, struct err *e);
-void nb_ifaces_refresh(struct netboot *nb); /* addresses only */
+/* Looks at the addresses again; true when there is an interface to serve that was not there (or not this one) at start. */
+bool nb_ifaces_refresh(struct netboot *nb);
+/* Messages of the kernel about links and addresses: only that something changed is of interest. */
+NODISCARD int nb_link_watch_open(struct err *e);
 NODISCARD int nb_udp_open(const char *ifname, uint16_t port, int rcvbuf, struct err *e);
 NODISCARD int nb_packet_open(const struct nb_iface *ifc, uint16_t ethertype, struct err *e); /* 0: sends only */
 NODISCARD int nb_ra_open(const struct nb_iface *ifc, struct err *e);
@@ -215,6 +218,11 @@ struct netboot {
     struct http_server *http, *https;
     int boot_fd, image_fd;
     char ca_pin[65];       /* hex SHA-256 of the boot CA's key; empty: no HTTPS */
+    int link_watch;
+    struct loop_io io_links;
+    struct loop_timer links_timer;
+    void (*on_leases)(void *ctx); /* a lease was made, ended or given back */
+    void *on_leases_ctx;
     struct nb_counters count;
 };
 

@@ -154,6 +154,9 @@ void nb_journal_commit(struct nb_journal *j, const struct dhcp_lease *l,
     }
     dhcp_record_write(l, loop_now(j->nb->l), clock_wall_ns() / NS_PER_S, &j->filling->records);
     j->nb->count.journal_records++;
+    if (j->nb->on_leases) {
+        j->nb->on_leases(j->nb->on_leases_ctx);
+    }
     if (own_reply) {
         list_add_tail(&j->filling->replies, &own_reply->link);
         j->n_waiting++;

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 enum {
+    TELL_MS = 2000, /* counts of leases in the API are that old */
     SETTLE_MS = 20, /* an `apply` of many objects is one rebuild */
     CA_RETRY_S = 2,
     LIM_MANIFEST = 1 << 20,
@@ -47,7 +48,7 @@ struct netboot_kube {
     struct keyclient *keys;
     struct kinformer *tenants, *networks, *images, *hosts;
     struct kevents *events;
-    struct loop_timer settle;
+    struct loop_timer settle, tell_timer;
     struct map cas;  /* uid → struct ca */
     struct map told; /* problems that were reported already, by object and text */
     struct buf last; /* plan.json as it was last used */
@@ -538,6 +539,93 @@ static void write_plan(struct netboot_kube *k) {
     }
 }
 
+/* ---- status of Networks ---- */
+
+struct tally {
+    const struct nb_network *net;
+    uint64_t now_ns, next_ns; /* next_ns: when the first of them runs out */
+    size_t leases, busy;      /* bound at all; not free inside the range */
+};
+
+static void count_lease(void *ctx, const struct dhcp_lease *l) {
+    struct tally *t = ctx;
+    const struct dhcp_subnet *sn = &t->net->subnet;
+    if ((l->ip & sn->mask) == sn->addr && l->state != DHCP_FREE && l->until_ns > t->now_ns) {
+        t->leases += l->state == DHCP_BOUND;
+        t->busy += l->ip >= sn->range_lo && l->ip <= sn->range_hi;
+        t->next_ns = l->until_ns < t->next_ns ? l->until_ns : t->next_ns;
+    }
+}
+
+static const char *serving_interface(const struct netboot *nb, const struct nb_network *net) {
+    for (size_t i = 0; i < nb->n_ifaces; i++) {
+        uint32_t ip;
+        if (nb_iface_network(&nb->ifaces[i], &ip) == net) {
+            return nb->ifaces[i].name;
+        }
+    }
+    return NULL;
+}
+
+static void status_sent(void *ctx, int rc, struct json *obj, const struct err *e) {
+    (void)ctx;
+    (void)obj;
+    if (rc < 0 && rc != -ERR_CANCELLED && rc != -ERR_NOT_FOUND) {
+        LOG_DEBUG("netboot", "status of a Network not written", F_ERR(e));
+    }
+}
+
+/* Returns when to look again. */
+static uint64_t tell_network(struct netboot_kube *k, const struct nb_network *net) {
+    char ns[LIM_KKEY], name[LIM_KKEY];
+    kkey_split(net->name, ns, name);
+    const struct json *obj = kinformer_get(k->networks, ns, name), *old = json_get(obj, "status");
+    struct tally t = {.net = net, .now_ns = loop_now(k->nb->l), .next_ns = UINT64_MAX};
+    const struct dhcp_subnet *sn = &net->subnet;
+    dhcp_server_each(k->nb->dhcp, count_lease, &t);
+    const char *ifname = serving_interface(k->nb, net);
+    int64_t size = sn->range_hi ? (int64_t)sn->range_hi - sn->range_lo + 1 : 0,
+            free_n = size - (int64_t)t.busy;
+    int64_t generation = json_i64_at(obj, 0, "metadata", "generation");
+    if (!obj || (old && json_i64_at(old, -1, "leases") == (int64_t)t.leases &&
+                 json_i64_at(old, -1, "free") == free_n &&
+                 json_i64_at(old, -1, "observedGeneration") == generation &&
+                 str_eq(json_str_at(old, "interface"), ifname))) {
+        return t.next_ns;
+    }
+    AUTO(json_docp) struct json_doc *d = json_doc_new();
+    struct json *patch = json_new_obj(d), *st = json_set_obj(d, patch, "status");
+    json_set_i64(d, st, "leases", (int64_t)t.leases);
+    json_set_i64(d, st, "free", free_n);
+    json_set_i64(d, st, "observedGeneration", generation);
+    json_set(d, st, "interface", ifname ? json_new_str(d, ifname) : json_new_null(d));
+    const struct kref ref = {"kfarm.dev", "v1alpha1", "networks", ns, name, "status"};
+    kpatch(k->c, &ref, KPATCH_MERGE, patch, NULL, status_sent, NULL);
+    return t.next_ns;
+}
+
+static void tell(struct loop_timer *t) {
+    struct netboot_kube *k = CONTAINER_OF(t, struct netboot_kube, tell_timer);
+    uint64_t next = UINT64_MAX, now = loop_now(k->nb->l);
+    for (size_t i = 0; i < k->nb->plan->n_networks && kinformer_synced(k->networks); i++) {
+        uint64_t at = tell_network(k, &k->nb->plan->networks[i]);
+        next = at < next ? at : next;
+    }
+    if (next != UINT64_MAX) {
+        loop_timer_start(k->nb->l, &k->tell_timer,
+                         (next > now ? next - now : 0) + TELL_MS * NS_PER_MS, tell,
+                         "network status");
+    }
+}
+
+static void tell_soon(void *ctx) {
+    struct netboot_kube *k = ctx;
+    const uint64_t wait = TELL_MS * NS_PER_MS;
+    if (!loop_timer_active(&k->tell_timer) || k->tell_timer.due_ns > loop_now(k->nb->l) + wait) {
+        loop_timer_start(k->nb->l, &k->tell_timer, wait, tell, "network status");
+    }
+}
+
 /* ---- rebuilding ---- */
 
 /* The older object wins where two want the same; then by name. */
@@ -585,6 +673,7 @@ static void rebuild(struct loop_timer *t) {
     each(k->tenants, &m, add_nodes);
     json_write(m.root, JSON_PRETTY, &text);
     json_doc_free(m.d);
+    tell_soon(k);
     if (buf_ok(&text) < 0 || span_eq(buf_view(&text), buf_view(&k->last))) {
         nb_plan_free(m.plan);
         return;
@@ -670,6 +759,8 @@ int netboot_kube_start(struct netboot *nb, struct kclient *admin, struct keyclie
         }
     }
     load_last(k);
+    nb->on_leases = tell_soon;
+    nb->on_leases_ctx = k;
     k->events = kevents_new(admin, "netboot", NULL);
     k->networks = informer(k, "networks");
     k->tenants = informer(k, "tenants");
@@ -693,6 +784,8 @@ void netboot_kube_stop(struct netboot_kube *k) {
     kinformer_stop(k->hosts);
     kevents_free(k->events);
     loop_timer_stop(&k->settle);
+    loop_timer_stop(&k->tell_timer);
+    k->nb->on_leases = NULL;
     loop_io_stop(&k->io_inotify);
     sys_close(k->inotify);
     while (k->writing && loop_step(k->nb->l, UINT64_MAX, &e) == 0) {

@@ -6,6 +6,7 @@
 #include "internal/sys/sys.h"
 
 #include <stdlib.h>
+#include <sys/socket.h>
 
 /* ---- the plan behind DHCP ---- */
 
@@ -26,6 +27,37 @@ static const struct dhcp_host *host_by_ip(void *ctx, const struct dhcp_subnet *s
 
 static const struct dhcp_ops plan_ops = {host_by_hw, host_by_ip, nb_boot_options};
 
+/* ---- interfaces that come and go ---- */
+
+enum { LINKS_SETTLE_MS = 300 };
+
+static void look_at_links(struct netboot *nb) {
+    if (!nb_ifaces_refresh(nb)) {
+        return;
+    }
+    if (nb->o.on_new_interface) {
+        nb->o.on_new_interface(nb->o.ctx);
+    } else {
+        LOG_WARN("netboot", "a new interface is not served before the next start, continuing");
+    }
+}
+
+static void links_settled(struct loop_timer *t) {
+    look_at_links(CONTAINER_OF(t, struct netboot, links_timer));
+}
+
+static void links_readable(struct loop_io *io, uint32_t events) {
+    struct netboot *nb = CONTAINER_OF(io, struct netboot, io_links);
+    uint8_t drain[8192];
+    (void)events;
+    while (recv(io->fd, drain, sizeof(drain), 0) > 0) {
+    }
+    if (!loop_timer_active(&nb->links_timer)) {
+        loop_timer_start(nb->l, &nb->links_timer, LINKS_SETTLE_MS * NS_PER_MS, links_settled,
+                         "links");
+    }
+}
+
 int netboot_set_plan(struct netboot *nb, struct nb_plan *own_plan, struct err *e) {
     AUTO_FREE struct dhcp_subnet *subnets =
         mem_array(NULL, own_plan->n_networks + 1, sizeof(*subnets), LIM_DHCP_SUBNETS + 1);
@@ -40,7 +72,7 @@ int netboot_set_plan(struct netboot *nb, struct nb_plan *own_plan, struct err *e
     }
     nb_plan_free(nb->plan);
     nb->plan = own_plan;
-    nb_ifaces_refresh(nb);
+    look_at_links(nb);
     for (size_t i = 0; i < nb->n_ifaces; i++) {
         uint32_t ip;
         char text[DHCP_IP_STR] = "";
@@ -79,6 +111,10 @@ static int start_all(struct netboot *nb, struct err *e) {
     if (rc >= 0 && nb->n_ifaces == 0) {
         LOG_WARN("netboot", "no interface is up with an IPv4 address: nothing to serve");
     }
+    if (rc >= 0 && (rc = nb->link_watch = nb_link_watch_open(e)) >= 0) {
+        rc = loop_io_start(nb->l, &nb->io_links, nb->link_watch, LOOP_READ, links_readable, "links",
+                           e);
+    }
     if (rc < 0 || (rc = open_dir(nb->o.boot_dir, &nb->boot_fd, e)) < 0 ||
         (rc = open_dir(nb->o.image_dir, &nb->image_fd, e)) < 0) {
         return rc;
@@ -107,7 +143,8 @@ int netboot_new(struct loop *l, const struct netboot_opts *o, struct netboot **r
         IGNORE_ERR(span_to_cstr(buf_view(&pin), nb->ca_pin, sizeof(nb->ca_pin)), "fits");
     }
     nb->plan = nb_plan_new();
-    nb->boot_fd = nb->image_fd = nb->journal.fd = nb->journal.dir_fd = nb->probes.icmp = -1;
+    nb->link_watch = nb->boot_fd = nb->image_fd = nb->journal.fd = nb->journal.dir_fd =
+        nb->probes.icmp = -1;
     list_init(&nb->discovers);
     list_init(&nb->tftp);
     buf_init(&nb->dhcp_pkt, LIM_DHCP_OUT);
@@ -125,6 +162,9 @@ void netboot_free(struct netboot *nb) {
     if (!nb) {
         return;
     }
+    loop_io_stop(&nb->io_links);
+    loop_timer_stop(&nb->links_timer);
+    sys_close(nb->link_watch);
     nb_http_stop(nb);
     nb_tftp_stop(nb);
     nb_ra_stop(nb);

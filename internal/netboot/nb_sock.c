@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <ifaddrs.h>
 #include <linux/filter.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <netinet/icmp6.h>
@@ -78,12 +79,43 @@ static void take_addrs(struct netboot *nb, const struct ifaddrs *list) {
     }
 }
 
-void nb_ifaces_refresh(struct netboot *nb) {
-    struct ifaddrs *list = NULL;
-    if (getifaddrs(&list) == 0) {
-        take_addrs(nb, list);
-        freeifaddrs(list);
+/* Is this entry of getifaddrs an interface that we should serve and do not? */
+static bool is_new(struct netboot *nb, const struct ifaddrs *a) {
+    const struct nb_iface *ifc = iface_named(nb, a->ifa_name);
+    if (!a->ifa_addr) {
+        return false;
     }
+    if (ifc && a->ifa_addr->sa_family == AF_PACKET) { /* the same name again, but another device */
+        struct sockaddr_ll ll;
+        memcpy(&ll, a->ifa_addr, sizeof(ll));
+        return ll.sll_ifindex != ifc->index;
+    }
+    return !ifc && a->ifa_addr->sa_family == AF_INET && wanted(&nb->o, a->ifa_name, a->ifa_flags) &&
+           nb_plan_network_of(nb->plan, ip_of(a->ifa_addr)) != NULL;
+}
+
+bool nb_ifaces_refresh(struct netboot *nb) {
+    struct ifaddrs *list = NULL;
+    bool found = false;
+    if (getifaddrs(&list) < 0) {
+        return false;
+    }
+    take_addrs(nb, list);
+    for (const struct ifaddrs *a = list; a; a = a->ifa_next) {
+        found |= is_new(nb, a);
+    }
+    freeifaddrs(list);
+    return found;
+}
+
+int nb_link_watch_open(struct err *e) {
+    const struct sockaddr_nl at = {.nl_family = AF_NETLINK,
+                                   .nl_groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR};
+    AUTO_FD int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+    if (fd < 0 || bind(fd, (const struct sockaddr *)&at, sizeof(at)) < 0) {
+        return err_sys(e, errno, "watching interfaces");
+    }
+    return TAKE_FD(fd);
 }
 
 static int add_iface(struct netboot *nb, const char *name, struct err *e) {

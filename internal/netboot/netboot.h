@@ -120,6 +120,10 @@ struct netboot_opts {
     const char *boot_dir, *image_dir;      /* NULL: nothing served from there */
     uint16_t http_port, https_port;        /* 0: 8069, 8070 */
     bool no_dhcp, no_tftp, no_http;
+    /* An interface has come (or come back) that a planned network covers. Its sockets need privileges that are gone: only
+     * a new start can serve it. NULL: a log line tells. */
+    void (*on_new_interface)(void *ctx);
+    void *ctx;
     /* HTTPS: without tls there are no boot documents, without keys nobody can join. Both borrowed until netboot_free. */
     struct tls_config *tls;
     uint8_t boot_ca_sha256[32];            /* of the CA's public key: what nodes pin */

@@ -136,7 +136,7 @@ code() { # KUBECONFIG-BASE URL: HTTP status that the client certificate gets the
     [[ "$output" == *NotFound* || "$output" == *"not found"* ]]
 }
 
-@test "SIGKILL of any of its processes loses nothing and heals in under a second" {
+@test "SIGKILL of any of its processes loses nothing and heals by itself" {
     uid=$(tenant_uid team-a)
     kubeconfig_split "$WORK/team-a.kubeconfig"
     for role in apiserver controllers; do

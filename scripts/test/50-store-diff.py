@@ -163,9 +163,17 @@ def grown(gen, answer, op):
         gen.compact = op[1].revision
 
 
+def reference_died(answer):
+    """etcd 3.4 panics on a transaction whose put with ignore_lease or ignore_value finds its key deleted by the same
+    transaction: then there is nothing left to compare with."""
+    return isinstance(answer, str) and answer.startswith("StatusCode.UNAVAILABLE")
+
+
 def first_difference(ours, theirs, ops):
     for i, op in enumerate(ops):
         a, b = ours.call(op), theirs.call(op)
+        if reference_died(b):
+            return None
         if a != b:
             return i, op, a, b
     return None
@@ -241,6 +249,9 @@ def one_round(seed, n):
             op = gen.op()
             history.append(op)
             a, b = ours.call(op), theirs.call(op)
+            if reference_died(b):
+                print(f"# seed {seed}: etcd itself ended at operation {len(history)}: {op}".replace("\n", " "))
+                return None
             if a != b:
                 return text_of(op, a, b)
             grown(gen, b, op)
@@ -263,7 +274,7 @@ def one_round(seed, n):
 
 if __name__ == "__main__":
     tap = Tap()
-    first = int(os.environ.get("SEED", random.randrange(1 << 30)))
+    first = int(os.environ.get("SEED", 20261122))  # the same histories each time; SEED= and ROUNDS= for long runs
     for k in range(int(os.environ.get("ROUNDS", 4))):
         tap.run(f"history {first + k}", lambda: one_round(first + k, int(os.environ.get("OPS", 700))))
     tap.end()

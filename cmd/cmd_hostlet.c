@@ -32,9 +32,9 @@ static int run(struct host *h, struct kubelet_opts *ko, const struct hostlet_opt
         role_ready(ready);
         rc = loop_run(h->r.l, e);
     }
-    kubelet_free(h->kubelet);
-    h->kubelet = NULL;
+    kubelet_stop(h->kubelet);
     hostlet_free(h->native);
+    h->native = NULL;
     return rc;
 }
 

@@ -225,9 +225,10 @@ int cmd_kubelet(struct cmdctx *c, struct err *e) {
         reload(&r);
         rc = loop_run(r.l, e);
     }
-    kubelet_free(r.kubelet);
+    kubelet_stop(r.kubelet);
     kubelet_cri_free(r.cri);
     kclient_free(r.client);
+    kubelet_free(r.kubelet);
     tls_config_unref(r.client_tls);
     tls_config_unref(r.server_tls);
     json_doc_free(r.tags);

@@ -76,7 +76,7 @@ struct kl_pod {
     char ips[LIM_KUBELET_IPS][48];
     size_t n_ips;
     uint64_t need_list;      /* not to be synced before a listing that began after this number */
-    struct kl_ctr ctrs[LIM_KL_CONTAINERS];
+    struct kl_ctr *ctrs; /* those of the spec it began with; addresses stay */
     size_t n_ctrs;
     char stale[8][LIM_KUBELET_ID];     /* ids to be removed: older sandboxes, and containers beyond the kept ones */
     bool stale_is_sandbox[8];
@@ -115,7 +115,8 @@ struct kubelet {
     struct loop_timer relist;
     /* node */
     struct loop_timer lease_timer, status_timer;
-    bool is_registered, is_ready, lease_exists, node_busy, node_again, going_down;
+    bool is_stopped; /* answers that still come are ignored */
+    bool api_is_lost, is_registered, is_ready, lease_exists, node_busy, node_again, going_down;
     char down_reason[64];
     void (*down_done)(void *ctx);
     void *down_ctx;
@@ -136,6 +137,7 @@ struct json *kl_node_object(const struct kubelet *k); /* as the API has it, or N
 
 /* kl_pods.c */
 void kl_relist(struct kubelet *k);
+void kl_pod_seen(struct kubelet *k, struct json *old, struct json *cur); /* what the watch said; cur NULL: deleted */
 struct kl_pod *kl_pod_find(const struct kubelet *k, const char *ns, const char *name);
 struct kl_ctr *kl_ctr_find(struct kl_pod *p, const char *name);
 const struct json *kl_ctr_spec(const struct kl_ctr *c); /* in the pod's current document */

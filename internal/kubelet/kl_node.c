@@ -294,6 +294,14 @@ static struct json *tags_patch(struct kubelet *k, struct json_doc *d, const stru
 
 /* ---- the cycle: tags, then status ---- */
 
+/* A server that stays away is told about once, not every two seconds. */
+static void complain(struct kubelet *k, const char *what, const struct err *e) {
+    if (!k->api_is_lost) {
+        LOG_WARN("kubelet", what, F_ERR(e));
+    }
+    k->api_is_lost = true;
+}
+
 static void refresh(struct kubelet *k);
 
 static void on_status_timer(struct loop_timer *t) {
@@ -323,12 +331,16 @@ static void cycle_end(struct kubelet *k, bool ok) {
 
 static void on_status_sent(void *ctx, int rc, struct json *obj, const struct err *e) {
     struct kubelet *k = ctx;
+    if (k->is_stopped) {
+        return;
+    }
     (void)obj;
     if (rc < 0) {
-        LOG_WARN("kubelet", "node status not written, trying again", F_ERR(e));
+        complain(k, "node status not written, trying again", e);
         k->is_registered = k->is_registered && rc != -ERR_NOT_FOUND;
     } else {
         bool ready = k->rt_ready && k->net_ready;
+        k->api_is_lost = false;
         if (ready && !k->is_ready) {
             LOG_INFO("kubelet", "node is ready", F_STR("node", k->o.node_name));
         }
@@ -389,6 +401,9 @@ static void text(char *dst, size_t cap, const char *s) {
 
 static void on_info(void *ctx, int rc, const struct kubelet_runtime_info *i, const struct err *e) {
     struct kubelet *k = ctx;
+    if (k->is_stopped) {
+        return;
+    }
     if (rc < 0) {
         k->rt_ready = k->net_ready = false;
         text(k->rt_message, sizeof(k->rt_message), e->msg);
@@ -404,8 +419,11 @@ static void on_info(void *ctx, int rc, const struct kubelet_runtime_info *i, con
 
 static void on_tags(void *ctx, int rc, struct json *obj, const struct err *e) {
     struct kubelet *k = ctx;
+    if (k->is_stopped) {
+        return;
+    }
     if (rc < 0) {
-        LOG_WARN("kubelet", "labels not written, trying again", F_ERR(e));
+        complain(k, "labels not written, trying again", e);
         cycle_end(k, false);
         return;
     }
@@ -418,9 +436,12 @@ static void on_tags(void *ctx, int rc, struct json *obj, const struct err *e) {
 
 static void on_created(void *ctx, int rc, struct json *obj, const struct err *e) {
     struct kubelet *k = ctx;
+    if (k->is_stopped) {
+        return;
+    }
     (void)obj;
     if (rc < 0) {
-        LOG_WARN("kubelet", "node not registered, trying again", F_ERR(e));
+        complain(k, "node not registered, trying again", e);
         cycle_end(k, false);
         return;
     }
@@ -460,12 +481,15 @@ static void create(struct kubelet *k) {
 static void on_got(void *ctx, int rc, struct json *node, const struct err *e) {
     struct kubelet *k = ctx;
     AUTO(json_docp) struct json_doc *d = json_doc_new();
+    if (k->is_stopped) {
+        return;
+    }
     if (rc == -ERR_NOT_FOUND) {
         create(k);
         return;
     }
     if (rc < 0) {
-        LOG_WARN("kubelet", "the API server does not give the node, trying again", F_ERR(e));
+        complain(k, "the API server does not give the node, trying again", e);
         cycle_end(k, false);
         return;
     }
@@ -508,6 +532,9 @@ static void on_lease_timer(struct loop_timer *t) {
 
 static void on_lease(void *ctx, int rc, struct json *obj, const struct err *e) {
     struct kubelet *k = ctx;
+    if (k->is_stopped) {
+        return;
+    }
     (void)obj;
     uint64_t wait = RENEW_S * NS_PER_S;
     if (rc == -ERR_NOT_FOUND && k->lease_exists) {
@@ -517,7 +544,7 @@ static void on_lease(void *ctx, int rc, struct json *obj, const struct err *e) {
         wait = k->lease_exists || rc == 0 ? wait : 0;
         k->lease_exists = true;
     } else {
-        LOG_WARN("kubelet", "lease not renewed, trying again", F_ERR(e));
+        complain(k, "lease not renewed, trying again", e);
         wait = RETRY_S * NS_PER_S;
     }
     loop_timer_start(k->l, &k->lease_timer, wait, on_lease_timer, "node lease");

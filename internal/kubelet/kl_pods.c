@@ -55,6 +55,7 @@ void kl_pod_free(struct kl_pod *p) {
     kl_refs_free(p);
     json_doc_free(p->doc);
     json_doc_free(p->sent);
+    free(p->ctrs);
     free(p->uid);
     free(p->ns);
     free(p->name);
@@ -131,6 +132,11 @@ static void set_object(struct kl_pod *p, const struct json *obj) {
     p->doc = d;
     p->obj = json_copy(d, obj);
     if (p->n_ctrs == 0) {
+        size_t n = json_len(json_at(obj, "spec", "initContainers")) +
+                   json_len(json_at(obj, "spec", "containers"));
+        free(p->ctrs);
+        p->ctrs =
+            mem_zero_alloc((n < LIM_KL_CONTAINERS ? n : LIM_KL_CONTAINERS) * sizeof(*p->ctrs) + 1);
         add_ctrs(p, "initContainers", true);
         add_ctrs(p, "containers", false);
         copy_text(p->phase, sizeof(p->phase), json_str_at(obj, "status", "phase"));
@@ -141,8 +147,7 @@ static void set_object(struct kl_pod *p, const struct json *obj) {
     }
 }
 
-static void on_pod(void *ctx, struct json *old, struct json *cur) {
-    struct kubelet *k = ctx;
+void kl_pod_seen(struct kubelet *k, struct json *old, struct json *cur) {
     const struct json *o = cur ? cur : old;
     const char *uid = kube_uid(o);
     struct kl_pod *p = map_get_str(&k->pods, uid);
@@ -175,6 +180,10 @@ static void on_pod(void *ctx, struct json *old, struct json *cur) {
         kl_sync_soon(other);
     }
     kl_sync_soon(p);
+}
+
+static void on_pod(void *ctx, struct json *old, struct json *cur) {
+    kl_pod_seen(ctx, old, cur);
 }
 
 /* ---- listings ---- */
@@ -290,6 +299,9 @@ static void start_watch(struct kubelet *k);
 static void on_list(void *ctx, int rc, const struct kubelet_snapshot *s, const struct err *e) {
     struct kubelet *k = ctx;
     k->is_listing = false;
+    if (k->is_stopped) {
+        return;
+    }
     if (rc < 0) {
         LOG_WARN("kubelet", "the runtime does not answer, continuing", F_ERR(e));
         if (k->rt_ready) {
@@ -328,6 +340,9 @@ static void on_list(void *ctx, int rc, const struct kubelet_snapshot *s, const s
 }
 
 void kl_relist(struct kubelet *k) {
+    if (k->is_stopped) {
+        return;
+    }
     if (k->is_listing) {
         k->list_again = true;
         return;
@@ -391,21 +406,31 @@ int kubelet_new(const struct kubelet_opts *o, struct kubelet **ret, struct err *
     return 0;
 }
 
+void kubelet_stop(struct kubelet *k) {
+    if (!k || k->is_stopped) {
+        return;
+    }
+    k->is_stopped = true;
+    kl_serve_stop(k);
+    kinformer_stop(k->pod_informer);
+    kinformer_stop(k->service_informer);
+    k->pod_informer = k->service_informer = NULL;
+    kl_node_stop(k);
+    loop_timer_stop(&k->relist);
+    kevents_free(k->events);
+    k->events = NULL;
+}
+
 void kubelet_free(struct kubelet *k) {
     if (!k) {
         return;
     }
-    kl_serve_stop(k);
-    kinformer_stop(k->pod_informer);
-    kinformer_stop(k->service_informer);
-    kl_node_stop(k);
-    loop_timer_stop(&k->relist);
+    kubelet_stop(k);
     struct map_iter it = {0};
     for (struct map_entry *me; map_next(&k->pods, &it, &me);) {
         kl_pod_free(me->value);
     }
     map_fini(&k->pods);
-    kevents_free(k->events);
     json_doc_free(k->tags);
     json_doc_free(k->sent_status);
     json_doc_free(k->info_doc);

@@ -273,11 +273,16 @@ static void on_sent(void *ctx, int rc, struct json *obj, const struct err *e) {
     struct kl_pod *p = ctx;
     (void)obj;
     p->is_sending = false;
+    if (p->k->is_stopped) {
+        return;
+    }
     if (rc == -ERR_NOT_FOUND || rc == -ERR_CONFLICT) {
         p->send_failures = 0; /* deleted, or another pod by this name: the watch tells */
     } else if (rc < 0) {
-        LOG_WARN("kubelet", "pod status not written, trying again", F_STR("pod", p->name),
-                 F_ERR(e));
+        if (p->send_failures == 0) {
+            LOG_WARN("kubelet", "pod status not written, trying again", F_STR("pod", p->name),
+                     F_ERR(e));
+        }
         json_doc_free(p->sent);
         p->sent = NULL;
         p->send_failures++;

@@ -28,6 +28,9 @@ static void on_hook(void *ctx) {
 }
 
 void kl_sync_soon(struct kl_pod *p) {
+    if (p->k->is_stopped) {
+        return;
+    }
     loop_before_sleep(p->k->l, &p->hook, on_hook, p);
 }
 
@@ -38,6 +41,9 @@ static void on_timer(struct loop_timer *t) {
 /* The earliest of several wishes wins. */
 void kl_sync_after(struct kl_pod *p, uint64_t ns) {
     uint64_t due = loop_now(p->k->l) + ns;
+    if (p->k->is_stopped) {
+        return;
+    }
     if (!loop_timer_active(&p->timer) || p->timer.due_ns > due) {
         loop_timer_stop(&p->timer);
         loop_timer_start(p->k->l, &p->timer, ns, on_timer, "pod");
@@ -50,7 +56,7 @@ void kl_event(struct kl_pod *p, const char *type, const char *reason, const char
     va_start(ap, fmt);
     buf_vfmt(&b, fmt, ap);
     va_end(ap);
-    if (p->obj && !p->is_gone) {
+    if (p->obj && !p->is_gone && !p->k->is_stopped) {
         AUTO(json_docp) struct json_doc *d = json_doc_new();
         struct json *o = json_copy(d, p->obj);
         json_set_str(d, o, "apiVersion", "v1");
@@ -138,6 +144,10 @@ static void on_started(void *ctx, int rc, const struct err *e) {
 
 static void on_created(void *ctx, int rc, const char *id, const struct err *e) {
     struct starter *s = ctx;
+    if (s->c->pod->k->is_stopped) {
+        starter_free(s);
+        return;
+    }
     if (rc < 0) {
         start_failed(s, "CreateContainerError", "Failed", e);
         return;
@@ -169,6 +179,10 @@ static void create(struct starter *s) {
 
 static void on_pulled(void *ctx, int rc, const char *ref, const struct err *e) {
     struct starter *s = ctx;
+    if (s->c->pod->k->is_stopped) {
+        starter_free(s);
+        return;
+    }
     const char *image = json_str_or(json_get(kl_ctr_spec(s->c), "image"), "");
     if (rc < 0) {
         struct err why = ERR_INIT;
@@ -216,6 +230,10 @@ static bool may_pull(const char *image, const char *policy, bool is_present) {
 
 static void on_image(void *ctx, int rc, const char *ref, const struct err *e) {
     struct starter *s = ctx;
+    if (s->c->pod->k->is_stopped) {
+        starter_free(s);
+        return;
+    }
     const struct json *spec = kl_ctr_spec(s->c);
     const char *image = json_str_or(json_get(spec, "image"), ""),
                *policy = json_str_or(json_get(spec, "imagePullPolicy"), "IfNotPresent");
@@ -649,4 +667,7 @@ static void step(struct kl_pod *p) {
     }
     run(p);
     kl_status_update(p);
+    if (kl_pod_is_terminal(p) && p->has_sandbox && p->sandbox_ready && !p->is_busy) {
+        kl_sync_soon(p); /* it has just ended: what is left is stopped */
+    }
 }

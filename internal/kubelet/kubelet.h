@@ -174,7 +174,9 @@ struct kubelet_opts {
     struct tls_config *server_tls; /* NULL: the server starts with kubelet_serve */
 };
 NODISCARD int kubelet_new(const struct kubelet_opts *o, struct kubelet **ret, struct err *e);
-/* Leaves running containers alone (a restarted kubelet adopts them). */
+/* The end, in this order: kubelet_stop, then the client and the runtime are freed (calls under way end inside that), then
+ * kubelet_free. Running containers are left alone: a restarted kubelet adopts them. */
+void kubelet_stop(struct kubelet *k);
 void kubelet_free(struct kubelet *k);
 /* Opens the log server on o.port, once there is a certificate. Clients must show one that its CA signed. */
 NODISCARD int kubelet_serve(struct kubelet *k, struct tls_config *tls, struct err *e);

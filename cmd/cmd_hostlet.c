@@ -114,6 +114,7 @@ int cmd_hostlet(struct cmdctx *c, struct err *e) {
     key_identity_fini(&cert);
     tls_config_unref(server_tls);
     role_identity_fini(&h.id);
+    kubelet_free(h.kubelet);
     role_leave(&h.r);
     return rc;
 }

@@ -17,7 +17,7 @@
 #include "internal/kclient/kclient.h"
 #include "internal/loop/loop.h"
 
-enum { LIM_KUBELET_PODS = 500, LIM_KUBELET_LOG_LINE = 16 * 1024, LIM_KUBELET_IPS = 4, LIM_KUBELET_ID = 448 };
+enum { LIM_KUBELET_PODS = 2048, LIM_KUBELET_LOG_LINE = 16 * 1024, LIM_KUBELET_IPS = 4, LIM_KUBELET_ID = 448 };
 
 /* ---- the runtime ------------------------------------------------------------------------------------------- */
 

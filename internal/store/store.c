@@ -116,6 +116,11 @@ static int load(struct store *s, struct err *e) {
     }
     s->free_pages = (uint64_t)n;
     s->alarms = (uint32_t)alarms;
+    int64_t compacted = 0;
+    if ((rc = db_meta_get(d, "compacted", &compacted, e)) < 0) {
+        return rc;
+    }
+    s->compacted = s->wr.compacted = compacted || s->compact_rev;
     s->sweeping = swept_for < s->compact_rev;
     s->wr.rev = s->rev;
     s->wr.compact_rev = s->compact_rev;

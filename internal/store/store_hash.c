@@ -142,7 +142,8 @@ static void hash_done(struct loop_work *w) {
     if (j->rc == 0 && j->v.compact_rev != j->s->compact_rev) {
         j->rc = err_set(&j->err, ERR_UNAVAILABLE, "a compaction ran meanwhile");
     }
-    j->done(j->ctx, j->rc, j->crc, j->rev, j->v.compact_rev, j->rc < 0 ? &j->err : NULL);
+    int64_t compact = j->s->compacted ? j->v.compact_rev : -1; /* as etcd tells "never" */
+    j->done(j->ctx, j->rc, j->crc, j->rev, compact, j->rc < 0 ? &j->err : NULL);
     free(j);
 }
 

@@ -228,6 +228,7 @@ struct waiter { /* somebody who waits for background work */
 struct writer {
     struct db db;
     int64_t rev, compact_rev;
+    bool compacted; /* ever: etcd lets revision 0 be compacted once */
     uint32_t alarms;
     uint64_t pages;
 };
@@ -261,6 +262,7 @@ struct store {
     struct db rd_lane; /* LANE_DB_READ's */
     struct writer wr;
     int64_t rev, compact_rev, swept;
+    bool compacted;
     uint32_t alarms;
     uint64_t pages, free_pages, page_size, wal_frames;
     /* write queue */

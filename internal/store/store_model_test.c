@@ -22,7 +22,7 @@ struct model {
     size_t n;
     int64_t rev, compact;
     int64_t sub;
-    bool leases[4];
+    bool leases[4], compacted;
 };
 
 struct watcher {
@@ -275,8 +275,10 @@ static void lease_step(struct prop *p) {
 static void compact_step(struct prop *p) {
     struct err e = ERR_INIT;
     int64_t rev = (int64_t)t_gen_u32(&p->g, 0, (uint32_t)p->m.rev + 1);
-    bool fine = rev > p->m.compact && rev <= p->m.rev;
+    bool fine = rev <= p->m.rev &&
+                (rev > p->m.compact || !p->m.compacted); /* 0 can be compacted once, as in etcd */
     if (fine) {
+        p->m.compacted = true;
         p->m.compact = rev; /* before: a watch may be told of it while we wait */
     }
     int rc = box_compact(&p->b, rev, &e);

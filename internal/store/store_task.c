@@ -303,6 +303,7 @@ void task_idle_arm(struct store *s) {
 
 void store_compacted(struct store *s, struct wr *w) {
     s->compact_rev = w->a;
+    s->compacted = true;
     if (s->swept >
         w->b) { /* the revision compacted before is looked at again: its deletions may go now */
         s->swept = w->b;

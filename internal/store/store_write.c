@@ -154,7 +154,7 @@ static int run_aux(struct batch *b, struct wr *w) {
 
 static int run_compact(struct batch *b, struct wr *w) {
     struct writer *wr = &b->s->wr;
-    if (w->a <= wr->compact_rev) {
+    if (w->a < 0 || (wr->compacted && w->a <= wr->compact_rev)) {
         return err_pub(&w->err, ERR_GONE, STORE_E_COMPACTED);
     }
     if (w->a > wr->rev) {
@@ -163,6 +163,10 @@ static int run_compact(struct batch *b, struct wr *w) {
     w->b = id_of(wr->compact_rev, 0);
     int rc = db_meta_set(&wr->db, "compact", w->a, &w->err);
     if (rc == 0) {
+        rc = db_meta_set(&wr->db, "compacted", 1, &w->err);
+    }
+    if (rc == 0) {
+        wr->compacted = true;
         wr->compact_rev = w->a;
     }
     return rc;
@@ -252,6 +256,7 @@ static void undo(struct batch *b, const struct writer *before) {
     }
     w->rev = before->rev;
     w->compact_rev = before->compact_rev;
+    w->compacted = before->compacted;
     w->alarms = before->alarms;
     b->n_puts = b->n_deletes = 0;
     if (b->eb) {

@@ -179,7 +179,7 @@ def first_difference(ours, theirs, ops):
     return None
 
 
-def watch_all(client, start, until, prev):
+def watch_all(client, start, until, prev, compact):
     events, done = [], threading.Event()
     req = pb.WatchRequest(create_request=pb.WatchCreateRequest(key=b"\x00", range_end=b"\x00", start_revision=start,
                                                                prev_kv=prev))
@@ -193,7 +193,8 @@ def watch_all(client, start, until, prev):
         for r in stream:
             if r.canceled:
                 return f"cancelled at {r.compact_revision}"
-            events += [e.SerializeToString() for e in r.events]
+            # etcd 3.4 forgets a deletion at the compacted revision itself (its bugs 18089 and 19179)
+            events += [e.SerializeToString() for e in r.events if e.type == 0 or e.kv.mod_revision > compact]
             if r.events and r.events[-1].kv.mod_revision >= until:
                 break
     finally:
@@ -257,7 +258,7 @@ def one_round(seed, n):
             grown(gen, b, op)
         for start in {max(1, gen.compact), max(1, (gen.compact + gen.rev) // 2), max(1, gen.compact - 1)}:
             for prev in (False, True):
-                a, b = watch_all(ours, start, gen.rev, prev), watch_all(theirs, start, gen.rev, prev)
+                a, b = (watch_all(c, start, gen.rev, prev, gen.compact) for c in (ours, theirs))
                 if a != b:
                     return f"watch from {start} prev {prev}:\n{a}\n{b}"
         a, b = (c.maint.Hash(pb.HashRequest(), timeout=10).header.revision for c in (ours, theirs))

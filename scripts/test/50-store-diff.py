@@ -142,7 +142,7 @@ class Gen:
         if x < 0.65:
             return "txn", self.txn()
         if x < 0.69:
-            return "grant", pb.LeaseGrantRequest(TTL=self.r.choice([1, 5000, 9999999999]), ID=self.r.randint(1, 5))
+            return "grant", pb.LeaseGrantRequest(TTL=self.r.choice([600, 5000, 9999999999]), ID=self.r.randint(1, 5))
         if x < 0.71:
             return "revoke", pb.LeaseRevokeRequest(ID=self.r.randint(1, 5))
         if x < 0.73:

@@ -188,11 +188,12 @@ fmt:
 # --- the rest ------------------------------------------------------------------------------------
 
 .PHONY: demo test bench clean help
-demo: all
+# Both install what building needs, and build.
+demo:
 	scripts/demo.sh
 test:
 	scripts/test.sh $(FILES)
-bench: all
+bench:
 	scripts/bench.sh
 clean:
 	rm -rf $(B)

@@ -118,8 +118,9 @@ trap 'exit 143' TERM
 
 begin "packages and build"
 scripts/setup.sh demo
-make --no-print-directory -j"$(nproc)" all 2>&1 | tail -n 3 | quote
-say "$("$kfarm" version), $(stat -c %s "$kfarm") bytes, $(file -bL "$kfarm" 2>/dev/null | grep -o 'statically linked' || echo one file)"
+env -u MAKEFLAGS make --no-print-directory -j"$(nproc)" all 2>&1 |
+    awk '/^  rel / { if (++n % 50 == 0) { print n " files compiled"; fflush() } next } { print; fflush() }' | quote
+say "$("$kfarm" version), one static file of $(stat -c %s "$kfarm") bytes"
 finish
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/kfarm-demo.XXXXXX")

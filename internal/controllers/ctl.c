@@ -6,38 +6,40 @@ struct ctl_own {
     struct ctl_own *next;
     struct kqueue *q;
     struct ownindex *ix;
+    struct kevents *ev;
     void *p;
 };
 
 static const struct {
     const char *name, *alias;
     void (*start)(struct controllers *c);
+    const char *component; /* source of its events, where upstream's is not its name */
 } table[] = {
-    {"namespace-controller", "namespace", ctl_start_namespace},
-    {"serviceaccount-controller", "serviceaccount", ctl_start_serviceaccount},
-    {"root-ca-certificate-publisher-controller", "root-ca-cert-publisher", ctl_start_rootca},
-    {"garbage-collector-controller", "garbagecollector", ctl_start_gc},
-    {"replicaset-controller", "replicaset", ctl_start_replicaset},
-    {"deployment-controller", "deployment", ctl_start_deployment},
-    {"daemonset-controller", "daemonset", ctl_start_daemonset},
-    {"statefulset-controller", "statefulset", ctl_start_statefulset},
-    {"job-controller", "job", ctl_start_job},
-    {"cronjob-controller", "cronjob", ctl_start_cronjob},
-    {"endpoints-controller", "endpoint", ctl_start_endpoints},
-    {"endpointslice-controller", "endpointslice", ctl_start_endpointslice},
-    {"node-lifecycle-controller", "nodelifecycle", ctl_start_node},
-    {"taint-eviction-controller", "taint-eviction", ctl_start_eviction},
-    {"node-ipam-controller", "nodeipam", ctl_start_ipam},
-    {"pod-garbage-collector-controller", "podgc", ctl_start_podgc},
-    {"certificatesigningrequest-approving-controller", "csrapproving", ctl_start_csr_approve},
-    {"certificatesigningrequest-signing-controller", "csrsigning", ctl_start_csr_sign},
-    {"certificatesigningrequest-cleaner-controller", "csrcleaner", ctl_start_csr_clean},
-    {"token-cleaner-controller", "tokencleaner", ctl_start_tokens},
-    {"bootstrap-signer-controller", "bootstrapsigner", ctl_start_bootstrap_signer},
-    {"ttl-after-finished-controller", "ttl-after-finished", ctl_start_ttl},
-    {"resourcequota-controller", "resourcequota", ctl_start_quota},
-    {"disruption-controller", "disruption", ctl_start_disruption},
-    {"clusterrole-aggregation-controller", "clusterrole-aggregation", ctl_start_aggregation},
+    {"namespace-controller", "namespace", ctl_start_namespace, NULL},
+    {"serviceaccount-controller", "serviceaccount", ctl_start_serviceaccount, NULL},
+    {"root-ca-certificate-publisher-controller", "root-ca-cert-publisher", ctl_start_rootca, NULL},
+    {"garbage-collector-controller", "garbagecollector", ctl_start_gc, NULL},
+    {"replicaset-controller", "replicaset", ctl_start_replicaset, NULL},
+    {"deployment-controller", "deployment", ctl_start_deployment, NULL},
+    {"daemonset-controller", "daemonset", ctl_start_daemonset, NULL},
+    {"statefulset-controller", "statefulset", ctl_start_statefulset, NULL},
+    {"job-controller", "job", ctl_start_job, NULL},
+    {"cronjob-controller", "cronjob", ctl_start_cronjob, NULL},
+    {"endpoints-controller", "endpoint", ctl_start_endpoints, NULL},
+    {"endpointslice-controller", "endpointslice", ctl_start_endpointslice, NULL},
+    {"node-lifecycle-controller", "nodelifecycle", ctl_start_node, "node-controller"},
+    {"taint-eviction-controller", "taint-eviction", ctl_start_eviction, NULL},
+    {"node-ipam-controller", "nodeipam", ctl_start_ipam, "cidrAllocator"},
+    {"pod-garbage-collector-controller", "podgc", ctl_start_podgc, NULL},
+    {"certificatesigningrequest-approving-controller", "csrapproving", ctl_start_csr_approve, NULL},
+    {"certificatesigningrequest-signing-controller", "csrsigning", ctl_start_csr_sign, NULL},
+    {"certificatesigningrequest-cleaner-controller", "csrcleaner", ctl_start_csr_clean, NULL},
+    {"token-cleaner-controller", "tokencleaner", ctl_start_tokens, NULL},
+    {"bootstrap-signer-controller", "bootstrapsigner", ctl_start_bootstrap_signer, NULL},
+    {"ttl-after-finished-controller", "ttl-after-finished", ctl_start_ttl, NULL},
+    {"resourcequota-controller", "resourcequota", ctl_start_quota, NULL},
+    {"disruption-controller", "disruption", ctl_start_disruption, "controllermanager"},
+    {"clusterrole-aggregation-controller", "clusterrole-aggregation", ctl_start_aggregation, NULL},
 };
 
 static bool is_named(size_t i, const char *name) {
@@ -256,13 +258,14 @@ int controllers_start(const struct controllers_opts *o, struct controllers **ret
     c->f = o->f;
     c->c = kfactory_client(o->f);
     c->l = kclient_loop(c->c);
-    c->ev = kevents_new(c->c, "kfarm-controllers", NULL);
     c->namespaces = kfactory_all(c->f, "", "v1", "namespaces");
     c->nodes = kfactory_all(c->f, "", "v1", "nodes");
     c->pods = kfactory_all(c->f, "", "v1", "pods");
     c->pods_ix = ctl_index(c, c->pods);
     for (size_t i = 0; i < ARRAY_LEN(table); i++) {
         if (controllers_is_enabled(o->enabled, o->n_enabled, table[i].name)) {
+            c->ev = keep(c)->ev =
+                kevents_new(c->c, table[i].component ? table[i].component : table[i].name, NULL);
             table[i].start(c);
         }
     }
@@ -285,10 +288,10 @@ void controllers_stop(struct controllers *c) {
         struct ctl_own *o = c->owned;
         c->owned = o->next;
         kqueue_free(o->q);
+        kevents_free(o->ev);
         index_free(o->ix);
         free(o->p);
         free(o);
     }
-    kevents_free(c->ev);
     free(c);
 }

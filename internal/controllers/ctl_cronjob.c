@@ -6,6 +6,7 @@ enum { LIM_MISSED = 100 };
 
 struct cronctl {
     struct controllers *c;
+    struct kevents *ev;
     struct kinformer *crons, *jobs;
     struct ownindex *jobs_ix;
     struct kqueue *q;
@@ -93,7 +94,7 @@ static void write_status(struct sync *s) {
             uint64_t end = time_s(json_at(job, "status", "completionTime"));
             success = ok && end > success ? end : success;
             if (in_active(cron, job)) {
-                kevent(run->ctl->c->ev, cron, "Normal", "SawCompletedJob",
+                kevent(run->ctl->ev, cron, "Normal", "SawCompletedJob",
                        "Saw completed job: %s, condition: %s", kube_name(job),
                        ok ? "Complete" : "Failed");
             }
@@ -135,10 +136,9 @@ static void on_created(struct sync *s, int rc, struct json *job, const struct er
     if (rc == -ERR_EXISTS) {
         s->failed = false; /* made by an earlier run that did not come to write the status */
     } else if (cron && rc == 0) {
-        kevent(run->ctl->c->ev, cron, "Normal", "SuccessfulCreate", "Created job %s",
-               kube_name(job));
+        kevent(run->ctl->ev, cron, "Normal", "SuccessfulCreate", "Created job %s", kube_name(job));
     } else if (cron && rc != -ERR_CANCELLED) {
-        kevent(run->ctl->c->ev, cron, "Warning", "FailedCreate", "Error creating job: %s", e->msg);
+        kevent(run->ctl->ev, cron, "Warning", "FailedCreate", "Error creating job: %s", e->msg);
     }
     run->due_s = rc < 0 && rc != -ERR_EXISTS ? 0 : run->due_s;
 }
@@ -180,7 +180,7 @@ static uint64_t missed(struct sync *s, const struct json *cron, const struct cro
     for (uint64_t t = cron_next(sched, from); t && t <= now; t = cron_next(sched, t)) {
         last = t;
         if (++n > LIM_MISSED) {
-            kevent(run->ctl->c->ev, cron, "Warning", "TooManyMissedTimes",
+            kevent(run->ctl->ev, cron, "Warning", "TooManyMissedTimes",
                    "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or "
                    "check clock skew");
             /* catch up from the last minutes instead of counting years */
@@ -217,7 +217,7 @@ static void run_cron(struct sync *s, const struct json *cron, const struct cron 
         create_job(s, cron);
     } else if (due) {
         kevent(
-            ctl->c->ev, cron, "Normal", "JobAlreadyActive",
+            ctl->ev, cron, "Normal", "JobAlreadyActive",
             "Not starting job because prior execution is running and concurrency policy is Forbid");
     }
     objvec_fini(&jobs);
@@ -237,10 +237,10 @@ static void handle(void *ctx, const char *key) {
         const char *zone = json_str_or(json_at(cron, "spec", "timeZone"), "UTC");
         bool utc = str_eq(zone, "UTC") || str_eq(zone, "Etc/UTC") || !*zone;
         if (cron_parse(json_span(json_at(cron, "spec", "schedule")), &sched) < 0) {
-            kevent(ctl->c->ev, cron, "Warning", "UnparseableSchedule", "unparseable schedule: %s",
+            kevent(ctl->ev, cron, "Warning", "UnparseableSchedule", "unparseable schedule: %s",
                    json_str_or(json_at(cron, "spec", "schedule"), ""));
         } else if (!utc) {
-            kevent(ctl->c->ev, cron, "Warning", "UnknownTimeZone",
+            kevent(ctl->ev, cron, "Warning", "UnknownTimeZone",
                    "time zone %s is not supported, only UTC is: no jobs are started", zone);
         } else if (!json_bool_at(cron, false, "spec", "suspend")) {
             run_cron(s, cron, &sched);
@@ -265,6 +265,7 @@ static void on_job(void *ctx, struct json *old, struct json *cur) {
 void ctl_start_cronjob(struct controllers *c) {
     struct cronctl *ctl = ctl_new(c, struct cronctl);
     ctl->c = c;
+    ctl->ev = c->ev;
     ctl->crons = kfactory_all(c->f, "batch", "v1", "cronjobs");
     ctl->jobs = kfactory_all(c->f, "batch", "v1", "jobs");
     ctl->jobs_ix = ctl_index(c, ctl->jobs);

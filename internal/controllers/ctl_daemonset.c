@@ -7,6 +7,7 @@ enum { BURST = 250 };
 
 struct dsctl {
     struct controllers *c;
+    struct kevents *ev;
     struct kinformer *sets, *revisions;
     struct ownindex *revisions_ix;
     struct kqueue *q;
@@ -105,10 +106,9 @@ static void on_created(struct sync *s, int rc, struct json *pod, const struct er
     struct dsrun *run = s->data;
     const struct json *ds = find(s);
     if (ds && rc == 0) {
-        kevent(run->ctl->c->ev, ds, "Normal", "SuccessfulCreate", "Created pod: %s",
-               kube_name(pod));
+        kevent(run->ctl->ev, ds, "Normal", "SuccessfulCreate", "Created pod: %s", kube_name(pod));
     } else if (ds && rc != -ERR_CANCELLED) {
-        kevent(run->ctl->c->ev, ds, "Warning", "FailedCreate", "Error creating: %s", e->msg);
+        kevent(run->ctl->ev, ds, "Warning", "FailedCreate", "Error creating: %s", e->msg);
     }
 }
 
@@ -117,8 +117,7 @@ static void on_deleted(struct sync *s, int rc, struct json *pod, const struct er
     const struct json *ds = find(s);
     (void)e;
     if (ds && rc == 0 && str_eq(json_str(json_get(pod, "kind")), "Pod")) {
-        kevent(run->ctl->c->ev, ds, "Normal", "SuccessfulDelete", "Deleted pod: %s",
-               kube_name(pod));
+        kevent(run->ctl->ev, ds, "Normal", "SuccessfulDelete", "Deleted pod: %s", kube_name(pod));
     }
 }
 
@@ -180,7 +179,7 @@ static void place(struct sync *s, const struct json *ds, const struct json *spec
             bool doubled = p != o.current && (o.current || p != o.old) &&
                            str_eq(kube_label(p, LABEL_HASH), run->hash);
             if (failed) {
-                kevent(ctl->c->ev, ds, "Warning", "FailedDaemonPod",
+                kevent(ctl->ev, ds, "Warning", "FailedDaemonPod",
                        "Found failed daemon pod %s/%s on node %s, will try to kill it", s->ns,
                        kube_name(p), kube_name(node));
             }
@@ -372,6 +371,7 @@ static void on_node(void *ctx, struct json *old, struct json *cur) {
 void ctl_start_daemonset(struct controllers *c) {
     struct dsctl *ctl = ctl_new(c, struct dsctl);
     ctl->c = c;
+    ctl->ev = c->ev;
     ctl->sets = kfactory_all(c->f, "apps", "v1", "daemonsets");
     ctl->revisions = ctl_revisions(c);
     ctl->revisions_ix = ctl_index(c, ctl->revisions);

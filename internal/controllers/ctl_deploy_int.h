@@ -33,6 +33,7 @@ struct drun {
 
 struct deployctl {
     struct controllers *c;
+    struct kevents *ev;
     struct kinformer *deploys, *sets;
     struct ownindex *sets_ix;
     struct kqueue *q;

@@ -142,7 +142,7 @@ static void on_scaled(struct sync *s, int rc, struct json *rs, const struct err 
         const char *now = json_str_at(rs, "metadata", "name");
         if (str_eq(now, r->names[i]) && r->sets[i].target != r->sets[i].replicas) {
             bool up = r->sets[i].target > r->sets[i].replicas;
-            kevent(r->ctl->c->ev, d, "Normal", "ScalingReplicaSet",
+            kevent(r->ctl->ev, d, "Normal", "ScalingReplicaSet",
                    "Scaled %s replica set %s from %lld to %lld", up ? "up" : "down", now,
                    (long long)r->sets[i].replicas, (long long)r->sets[i].target);
         }
@@ -206,7 +206,7 @@ static void on_set_created(struct sync *s, int rc, struct json *rs, const struct
         int64_t n = json_i64_at(rs, 0, "spec", "replicas");
         IGNORE_ERR(str_put(r->created, sizeof(r->created), "%s", kube_name(rs)), "names fit");
         if (n > 0) {
-            kevent(r->ctl->c->ev, d, "Normal", "ScalingReplicaSet",
+            kevent(r->ctl->ev, d, "Normal", "ScalingReplicaSet",
                    "Scaled up replica set %s from 0 to %lld", kube_name(rs), (long long)n);
         }
     } else if (rc == -ERR_EXISTS) {
@@ -217,7 +217,7 @@ static void on_set_created(struct sync *s, int rc, struct json *rs, const struct
             collision(r, s, d);
         }
     } else {
-        kevent(r->ctl->c->ev, d, "Warning", "ReplicaSetCreateError",
+        kevent(r->ctl->ev, d, "Warning", "ReplicaSetCreateError",
                "Failed to create new replica set \"%s-%s\": %s", s->name, r->hash, e->msg);
     }
 }
@@ -367,7 +367,7 @@ static void handle(void *ctx, const char *key) {
     s->fini = fini;
     if (begin(s, &sel)) {
         if (kube_selector_is_all(sel)) {
-            kevent(ctl->c->ev, r->d, "Warning", "SelectingAll",
+            kevent(ctl->ev, r->d, "Warning", "SelectingAll",
                    "This deployment is selecting all pods. A non-empty selector is required.");
         } else {
             ctl_claim(s, ctl->sets_ix, &sets_ref, r->d, sel);
@@ -419,6 +419,7 @@ static void on_pod(void *ctx, struct json *old, struct json *cur) {
 void ctl_start_deployment(struct controllers *c) {
     struct deployctl *ctl = ctl_new(c, struct deployctl);
     ctl->c = c;
+    ctl->ev = c->ev;
     ctl->deploys = kfactory_all(c->f, "apps", "v1", "deployments");
     ctl->sets = kfactory_all(c->f, "apps", "v1", "replicasets");
     ctl->sets_ix = ctl_index(c, ctl->sets);

@@ -5,6 +5,7 @@ enum { STALE_S = 120 }; /* a pod that was to be evicted but lives on counts agai
 
 struct pdbctl {
     struct controllers *c;
+    struct kevents *ev;
     struct kinformer *budgets, *sets, *deploys, *statefuls;
     struct kqueue *q;
 };
@@ -138,7 +139,7 @@ static void handle(void *ctx, const char *key) {
                                      : "InsufficientPods",
                            ok ? "" : "a pod has no controller whose size is known", ctl_now(now));
         if (!ok) {
-            kevent(ctl->c->ev, pdb, "Warning", "CalculateExpectedPodCountFailed",
+            kevent(ctl->ev, pdb, "Warning", "CalculateExpectedPodCountFailed",
                    "Failed to calculate the number of expected pods: a pod has no controller whose "
                    "size is known");
         }
@@ -185,6 +186,7 @@ static void on_scale(void *ctx, struct json *old, struct json *cur) {
 void ctl_start_disruption(struct controllers *c) {
     struct pdbctl *ctl = ctl_new(c, struct pdbctl);
     ctl->c = c;
+    ctl->ev = c->ev;
     ctl->budgets = kfactory_all(c->f, "policy", "v1", "poddisruptionbudgets");
     ctl->sets = kfactory_all(c->f, "apps", "v1", "replicasets");
     ctl->deploys = kfactory_all(c->f, "apps", "v1", "deployments");

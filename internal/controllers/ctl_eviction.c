@@ -3,6 +3,7 @@
 
 struct evictctl {
     struct controllers *c;
+    struct kevents *ev;
     struct kqueue *q;
 };
 
@@ -44,8 +45,7 @@ static void evict(struct sync *s, struct evictctl *ctl, const struct json *pod) 
     json_push(json_set_arr(s->d, json_set_obj(s->d, patch, "status"), "conditions"), c);
     struct kref r = ctl_ref("", "v1", "pods", pod, "status");
     sync_patch(s, NULL, &r, KPATCH_STRATEGIC, patch, NULL);
-    kevent(ctl->c->ev, pod, "Normal", "TaintManagerEviction", "Marking for deletion Pod %s",
-           s->key);
+    kevent(ctl->ev, pod, "Normal", "TaintManagerEviction", "Marking for deletion Pod %s", s->key);
     r.subresource = NULL;
     sync_delete(s, ctl->c->pods, &r, NULL, kube_uid(pod), NULL);
 }
@@ -106,6 +106,7 @@ static void on_pod(void *ctx, struct json *old, struct json *cur) {
 void ctl_start_eviction(struct controllers *c) {
     struct evictctl *ctl = ctl_new(c, struct evictctl);
     ctl->c = c;
+    ctl->ev = c->ev;
     ctl->q = ctl_queue(c, "eviction", 8, handle, ctl);
     kinformer_listen(c->nodes, on_node, ctl);
     kinformer_listen(c->pods, on_pod, ctl);

@@ -25,7 +25,7 @@ struct controllers {
     struct loop *l;
     struct kclient *c;
     struct kfactory *f;
-    struct kevents *ev;
+    struct kevents *ev; /* of the controller that is being started: to be kept by it */
     struct kinformer *pods, *nodes, *namespaces;
     struct ownindex *pods_ix;
     struct ctl_own *owned; /* what ctl_keep keeps until the end */

@@ -14,6 +14,7 @@ struct range {
 
 struct ipam {
     struct controllers *c;
+    struct kevents *ev;
     struct kqueue *q;
     struct range r[FAMILIES];
     size_t n;
@@ -148,7 +149,7 @@ static void handle(void *ctx, const char *key) {
             for (size_t i = 0; i < run->n; i++) {
                 mark(ctl, run->cidr[i], false);
             }
-            kevent(ctl->c->ev, node, "Normal", "CIDRNotAvailable",
+            kevent(ctl->ev, node, "Normal", "CIDRNotAvailable",
                    "Node %s status is now: CIDRNotAvailable", key);
             s->failed = true;
             sync_end(s);
@@ -195,6 +196,7 @@ void ctl_start_ipam(struct controllers *c) {
     }
     struct ipam *ctl = ctl_new(c, struct ipam);
     ctl->c = c;
+    ctl->ev = c->ev;
     struct span rest = span_str(c->o.cluster_cidr), part;
     while (span_next(&rest, ',', &part)) {
         if (!add_range(ctl, part)) {

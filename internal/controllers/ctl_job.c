@@ -15,6 +15,7 @@ enum {
 
 struct jobctl {
     struct controllers *c;
+    struct kevents *ev;
     struct kinformer *jobs;
     struct kqueue *q;
 };
@@ -209,9 +210,9 @@ static void on_created(struct sync *s, int rc, struct json *pod, const struct er
     struct jobrun *r = s->data;
     const struct json *job = find(s);
     if (job && rc == 0) {
-        kevent(r->ctl->c->ev, job, "Normal", "SuccessfulCreate", "Created pod: %s", kube_name(pod));
+        kevent(r->ctl->ev, job, "Normal", "SuccessfulCreate", "Created pod: %s", kube_name(pod));
     } else if (job && rc != -ERR_CANCELLED) {
-        kevent(r->ctl->c->ev, job, "Warning", "FailedCreate", "Error creating: %s", e->msg);
+        kevent(r->ctl->ev, job, "Warning", "FailedCreate", "Error creating: %s", e->msg);
     }
 }
 
@@ -220,7 +221,7 @@ static void on_deleted(struct sync *s, int rc, struct json *pod, const struct er
     const struct json *job = find(s);
     (void)e;
     if (job && rc == 0 && str_eq(json_str(json_get(pod, "kind")), "Pod")) {
-        kevent(r->ctl->c->ev, job, "Normal", "SuccessfulDelete", "Deleted pod: %s", kube_name(pod));
+        kevent(r->ctl->ev, job, "Normal", "SuccessfulDelete", "Deleted pod: %s", kube_name(pod));
     }
 }
 
@@ -400,7 +401,7 @@ static void conclude(struct sync *s, const struct json *job) {
         delete_active(s, SIZE_MAX);
         if (!r->n_active && !r->n_terminating && nothing_uncounted(r)) {
             condition(s, "Failed", "True", reason, message);
-            kevent(r->ctl->c->ev, job, "Warning", reason, "%s", message);
+            kevent(r->ctl->ev, job, "Warning", reason, "%s", message);
         }
     } else if (is_complete(r)) {
         const char *text = "Reached expected number of succeeded pods";
@@ -409,11 +410,11 @@ static void conclude(struct sync *s, const struct json *job) {
         if (!r->n_active && !r->n_terminating && nothing_uncounted(r)) {
             condition(s, "Complete", "True", "CompletionsReached", text);
             json_set_str(s->d, r->st, "completionTime", ctl_now(now));
-            kevent(r->ctl->c->ev, job, "Normal", "Completed", "Job completed");
+            kevent(r->ctl->ev, job, "Normal", "Completed", "Job completed");
         }
     } else if (suspended) {
         if (!kube_condition_is(job, "Suspended", "True")) {
-            kevent(r->ctl->c->ev, job, "Normal", "Suspended", "Job suspended");
+            kevent(r->ctl->ev, job, "Normal", "Suspended", "Job suspended");
         }
         condition(s, "Suspended", "True", "JobSuspended", "Job suspended");
         json_del(r->st, "startTime");
@@ -421,7 +422,7 @@ static void conclude(struct sync *s, const struct json *job) {
     } else {
         if (kube_condition_is(job, "Suspended", "True")) {
             condition(s, "Suspended", "False", "JobResumed", "Job resumed");
-            kevent(r->ctl->c->ev, job, "Normal", "Resumed", "Job resumed");
+            kevent(r->ctl->ev, job, "Normal", "Resumed", "Job resumed");
         }
         if (!json_get(r->st, "startTime")) {
             json_set_str(s->d, r->st, "startTime", ctl_now(now));
@@ -529,7 +530,7 @@ static void handle(void *ctx, const char *key) {
     if (!job) {
         release_orphans(s);
     } else if (unsupported(job)) {
-        kevent(ctl->c->ev, job, "Warning", "Unsupported",
+        kevent(ctl->ev, job, "Warning", "Unsupported",
                "spec.%s is not supported, the job does not run", unsupported(job));
     } else if (sel && !kube_selector_is_all(sel) && str_eq(by, "kubernetes.io/job-controller")) {
         if (is_finished(job) || kube_is_deleting(job)) {
@@ -563,6 +564,7 @@ static void on_pod(void *ctx, struct json *old, struct json *cur) {
 void ctl_start_job(struct controllers *c) {
     struct jobctl *ctl = ctl_new(c, struct jobctl);
     ctl->c = c;
+    ctl->ev = c->ev;
     ctl->jobs = kfactory_all(c->f, "batch", "v1", "jobs");
     ctl->q = ctl_queue(c, "job", 10, handle, ctl);
     kinformer_listen(ctl->jobs, on_job, ctl);

@@ -16,6 +16,7 @@ struct beat {
 
 struct nodectl {
     struct controllers *c;
+    struct kevents *ev;
     struct kinformer *leases;
     struct kqueue *q;
     struct map beats;
@@ -118,7 +119,7 @@ static void unready_pods(struct sync *s, struct nodectl *ctl, const char *node) 
         add_condition(s->d, list, "Ready", "False", NULL, NULL, kube_condition(pod, "Ready"));
         struct kref r = ctl_ref("", "v1", "pods", pod, "status");
         sync_patch(s, ctl->c->pods, &r, KPATCH_STRATEGIC, patch, NULL);
-        kevent(ctl->c->ev, pod, "Warning", "NodeNotReady", "Node is not ready");
+        kevent(ctl->ev, pod, "Warning", "NodeNotReady", "Node is not ready");
     }
 }
 
@@ -249,7 +250,7 @@ static void handle(void *ctx, const char *key) {
         if (silent && !has(node, "Ready", "Unknown")) {
             mark_unknown(s, ctl, node);
             if (was_ready) {
-                kevent(ctl->c->ev, node, "Normal", "NodeNotReady",
+                kevent(ctl->ev, node, "Normal", "NodeNotReady",
                        "Node %s status is now: NodeNotReady", key);
             }
         }
@@ -306,6 +307,7 @@ void ctl_start_node(struct controllers *c) {
                                        .resource = "leases",
                                        .ns = "kube-node-lease"}};
     ctl->c = c;
+    ctl->ev = c->ev;
     ctl->grace_ns = (c->o.node_monitor_grace_s ? c->o.node_monitor_grace_s : GRACE_S) * NS_PER_S;
     ctl->leases = kfactory_get(c->f, &o);
     ctl->q = ctl_queue(c, "node", 8, handle, ctl);

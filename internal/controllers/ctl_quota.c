@@ -6,6 +6,7 @@ enum { SETTLE_MS = 200 }; /* many objects often go together */
 
 struct quotactl {
     struct controllers *c;
+    struct kevents *ev;
     struct kinformer *quotas;
     struct kqueue *q;
 };
@@ -199,7 +200,7 @@ static void handle(void *ctx, const char *key) {
     bool scoped = json_len(json_at(quota, "spec", "scopes")) ||
                   !json_is_null(json_at(quota, "spec", "scopeSelector"));
     if (quota && scoped) {
-        kevent(ctl->c->ev, quota, "Warning", "Unsupported",
+        kevent(ctl->ev, quota, "Warning", "Unsupported",
                "quotas with scopes are not supported, this one is not enforced");
     } else if (quota && !kube_is_deleting(quota)) {
         JSON_EACH_KV(it, k, v, json_at(quota, "spec", "hard")) {
@@ -245,6 +246,7 @@ static void on_pod(void *ctx, struct json *old, struct json *cur) {
 void ctl_start_quota(struct controllers *c) {
     struct quotactl *ctl = ctl_new(c, struct quotactl);
     ctl->c = c;
+    ctl->ev = c->ev;
     ctl->quotas = kfactory_all(c->f, "", "v1", "resourcequotas");
     ctl->q = ctl_queue(c, "quota", 2, handle, ctl);
     c->on_gone = on_gone;

@@ -5,6 +5,7 @@ enum { BATCH = 100 }; /* pods created or deleted in one round; the rest follows 
 
 struct rsctl {
     struct controllers *c;
+    struct kevents *ev;
     struct kinformer *sets;
     struct kqueue *q;
 };
@@ -109,10 +110,9 @@ static void on_created(struct sync *s, int rc, struct json *pod, const struct er
     struct rsrun *run = s->data;
     const struct json *rs = find_set(s);
     if (rs && rc == 0) {
-        kevent(run->ctl->c->ev, rs, "Normal", "SuccessfulCreate", "Created pod: %s",
-               kube_name(pod));
+        kevent(run->ctl->ev, rs, "Normal", "SuccessfulCreate", "Created pod: %s", kube_name(pod));
     } else if (rs && rc != -ERR_CANCELLED) {
-        kevent(run->ctl->c->ev, rs, "Warning", "FailedCreate", "Error creating: %s", e->msg);
+        kevent(run->ctl->ev, rs, "Warning", "FailedCreate", "Error creating: %s", e->msg);
         IGNORE_ERR(str_put(run->fail_reason, sizeof(run->fail_reason), "FailedCreate"), "fits");
         IGNORE_ERR(str_put(run->fail_message, sizeof(run->fail_message), "%s", e->msg), "fits");
         s->failed = false; /* the status comes first, then the retry */
@@ -124,8 +124,7 @@ static void on_deleted(struct sync *s, int rc, struct json *obj, const struct er
     const struct json *rs = find_set(s);
     (void)obj, (void)e;
     if (rs && rc == 0 && obj && str_eq(json_str(json_get(obj, "kind")), "Pod")) {
-        kevent(run->ctl->c->ev, rs, "Normal", "SuccessfulDelete", "Deleted pod: %s",
-               kube_name(obj));
+        kevent(run->ctl->ev, rs, "Normal", "SuccessfulDelete", "Deleted pod: %s", kube_name(obj));
     }
 }
 
@@ -197,6 +196,7 @@ static void on_pod(void *ctx, struct json *old, struct json *cur) {
 void ctl_start_replicaset(struct controllers *c) {
     struct rsctl *ctl = ctl_new(c, struct rsctl);
     ctl->c = c;
+    ctl->ev = c->ev;
     ctl->sets = kfactory_all(c->f, "apps", "v1", "replicasets");
     ctl->q = ctl_queue(c, "replicaset", 10, handle, ctl);
     kinformer_listen(ctl->sets, on_set, ctl);

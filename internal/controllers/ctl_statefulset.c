@@ -7,6 +7,7 @@
 
 struct stsctl {
     struct controllers *c;
+    struct kevents *ev;
     struct kinformer *sets, *revisions, *claims;
     struct ownindex *revisions_ix;
     struct kqueue *q;
@@ -108,10 +109,10 @@ static void on_created(struct sync *s, int rc, struct json *pod, const struct er
     struct stsrun *run = s->data;
     const struct json *set = find(s);
     if (set && rc == 0) {
-        kevent(run->ctl->c->ev, set, "Normal", "SuccessfulCreate",
+        kevent(run->ctl->ev, set, "Normal", "SuccessfulCreate",
                "create Pod %s in StatefulSet %s successful", kube_name(pod), s->name);
     } else if (set && rc != -ERR_CANCELLED) {
-        kevent(run->ctl->c->ev, set, "Warning", "FailedCreate",
+        kevent(run->ctl->ev, set, "Warning", "FailedCreate",
                "create Pod in StatefulSet %s failed error: %s", s->name, e->msg);
     }
 }
@@ -140,7 +141,7 @@ static void create_pod(struct sync *s, const struct json *set, const struct json
 static void delete_pod(struct sync *s, const struct json *set, const struct json *pod) {
     struct stsrun *run = s->data;
     struct kref r = ctl_ref("", "v1", "pods", pod, NULL);
-    kevent(run->ctl->c->ev, set, "Normal", "SuccessfulDelete",
+    kevent(run->ctl->ev, set, "Normal", "SuccessfulDelete",
            "delete Pod %s in StatefulSet %s successful", kube_name(pod), s->name);
     sync_delete(s, run->ctl->c->pods, &r, NULL, kube_uid(pod), NULL);
 }
@@ -345,6 +346,7 @@ static void on_pod(void *ctx, struct json *old, struct json *cur) {
 void ctl_start_statefulset(struct controllers *c) {
     struct stsctl *ctl = ctl_new(c, struct stsctl);
     ctl->c = c;
+    ctl->ev = c->ev;
     ctl->sets = kfactory_all(c->f, "apps", "v1", "statefulsets");
     ctl->claims = kfactory_all(c->f, "", "v1", "persistentvolumeclaims");
     ctl->revisions = ctl_revisions(c);

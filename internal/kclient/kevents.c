@@ -185,7 +185,13 @@ void kevent(struct kevents *v, const struct json *obj, const char *type, const c
     va_start(ap, fmt);
     buf_vfmt(&msg, fmt, ap);
     va_end(ap);
-    buf_trunc(&msg, msg.n < LIM_EVENT_TEXT ? msg.n : LIM_EVENT_TEXT);
+    if (msg.n > LIM_EVENT_TEXT) {
+        size_t n = LIM_EVENT_TEXT;
+        while (n && (msg.p[n] & 0xc0) == 0x80) {
+            n--; /* not in the middle of a character */
+        }
+        buf_trunc(&msg, n);
+    }
     const char *uid = kube_uid(obj);
     AUTO_FREE char *key = str_fmt("%s|%s|%s|%s", uid, type, reason, buf_cstr(&msg));
     struct series *s = map_get_str(&v->series, key);

@@ -26,6 +26,10 @@ static void on_deadline(struct loop_timer *t) {
     if (c->deadline > now) { /* moved on since the timer was set */
         loop_timer_start(c->s->l, t, c->deadline - now, on_deadline, "http deadline");
     } else if (c->deadline) {
+        if (c->state == C_H2) { /* the client learns which of its requests were not seen */
+            h2_goaway(c->h2);
+            h2s_pump(c);
+        }
         hconn_end(c, c->state != C_OPENING);
     }
 }

@@ -3,6 +3,7 @@
 #include "internal/base/rand.h"
 
 #include <dirent.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -136,6 +137,7 @@ static int replay(int argc, char **argv) {
 int t_httpd(int argc, char **argv); /* t_httpd.c */
 
 int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN); /* as the product does */
     if (argc >= 2 && str_eq(argv[1], "--httpd")) {
         return t_httpd(argc - 2, argv + 2);
     }

@@ -1,0 +1,164 @@
+# timeout: 300
+# The boot service as a role of kfarm server: two tenants on one subnet, joining with keyd's signature, conflicts between
+# objects, life without the API server.
+load server.bash
+
+BOOT=http://10.88.0.1:8069
+A=02:00:00:00:0a:01 A2=02:00:00:00:0a:02 B=02:00:00:00:0b:01
+
+setup_file() {
+    net_up
+    mkdir -p "$WORK/a/images/default" "$WORK/a/boot"
+    for f in kernel initrd root.squashfs; do echo "$f" >"$WORK/a/images/default/$f"; done
+    cat >"$WORK/a/images/default/manifest.json" <<'MANIFEST'
+{"kernel": {"file": "kernel"}, "initrd": {"file": "initrd"},
+ "root": {"file": "root.squashfs", "digest": "sha256:00", "size": 14}}
+MANIFEST
+    head -c 70000 /dev/urandom >"$WORK/a/boot/undionly.kpxe"
+    server_start a
+    CLI=$NS-c
+    export CLI
+    ip netns add "$CLI"
+    ip link add p0 netns "$NS" type veth peer name cli netns "$CLI"
+    ip -n "$NS" link set p0 master br0 up
+    ip -n "$CLI" link set cli up
+    k apply -f - <<'OBJECTS'
+apiVersion: kfarm.dev/v1alpha1
+kind: Network
+metadata: {name: rack, namespace: default}
+spec: {cidr: 10.88.0.0/24, range: {start: 10.88.0.100, end: 10.88.0.120}, ntp: [10.88.0.1, ntp.example],
+       options: [{name: domain-name, value: rack.test}]}
+---
+apiVersion: kfarm.dev/v1alpha1
+kind: Tenant
+metadata: {name: red, namespace: default}
+spec:
+  sshAuthorizedKeys: [key-of-red]
+  tags:
+  - {name: slow, kernelArgs: [quiet, loglevel=3], labels: {speed: slow, kind: any}, sysctls: {vm.swappiness: "1"}}
+  - {name: fast, kernelArgs: [mitigations=off], labels: {speed: fast}, taints: [{key: only, value: x, effect: NoSchedule}],
+     timezone: Europe/Prague, files: [{path: /etc/motd, content: hello, mode: "0600"}]}
+  pools:
+  - name: p
+    tags: [slow]
+    nodes: [{name: red-1, macs: ["02:00:00:00:0a:01", "02:00:00:00:0a:02"], ip: 10.88.0.11, tags: [fast]}]
+---
+apiVersion: kfarm.dev/v1alpha1
+kind: Tenant
+metadata: {name: blue, namespace: default}
+spec:
+  pools: [{name: p, nodes: [{name: blue-1, macs: ["02:00:00:00:0b:01"]}]}]
+OBJECTS
+    wait_until 20 tenant_fetch red
+    wait_until 20 tenant_fetch blue
+    wait_until 20 planned red-1
+    wait_until 20 planned blue-1
+}
+teardown_file() {
+    [ -z "${CLI:-}" ] || ip netns del "$CLI"
+    net_down
+}
+
+# A node is known with its tenant's address and CA.
+planned() { jq -e --arg n "$1" '.nodes[] | select(.name == $n) | .document.tenant.caData' "$WORK/a/netboot/plan.json"; }
+client() { nsenter --net="/run/netns/$CLI" -- "$@"; }
+post() { client curl -sk --max-time 5 -d "$2" "https://10.88.0.1:8070/v1/$1"; }
+
+# power_on MAC: lease and boot script, as iPXE gets them; sets ADDR and SCRIPT.
+power_on() {
+    ip -n "$CLI" addr flush dev cli
+    ip -n "$CLI" link set cli down address "$1" up
+    sleep 0.2
+    ADDR=$(client busybox udhcpc -i cli -f -q -n -t 5 -T 1 -s /bin/true -V PXEClient:Arch:00000:UNDI:002001 -x 93:0000 2>&1 |
+        sed -n 's/.*lease of \([0-9.]*\) obtained.*/\1/p')
+    [ -n "$ADDR" ] || return 1
+    ip -n "$CLI" addr add "$ADDR/24" dev cli
+    SCRIPT=$(client curl -sf "$BOOT/boot/${1//:/-}.ipxe")
+}
+
+@test "two tenants on one subnet: each machine gets its own" {
+    power_on $A
+    [ "$ADDR" = 10.88.0.11 ]
+    [[ $SCRIPT == *"kernel $BOOT/images/default/kernel initrd=initrd "* ]]
+    [[ $SCRIPT == *"quiet loglevel=3 mitigations=off"* ]]
+    doc=$(post boot "{\"mac\": \"$A\"}")
+    echo "$doc"
+    [ "$(jq -r '.hostname, .tenant.name, .timezone' <<<"$doc" | xargs)" = "red-1 red Europe/Prague" ]
+    [ "$(jq -cS '.node.labels' <<<"$doc")" = '{"kind":"any","speed":"fast"}' ]
+    [ "$(jq -r '.node.taints[0].key, .sysctls["vm.swappiness"], .sshAuthorizedKeys[0], .files[0].mode' <<<"$doc" | xargs)" = "only 1 key-of-red 384" ]
+    [ "$(jq -r .tenant.server <<<"$doc")" = "$(k get tenant red -o 'jsonpath={.status.endpoint}')" ]
+
+    power_on $B
+    [[ $ADDR == 10.88.0.1[0-2]? ]]
+    doc=$(post boot "{\"mac\": \"$B\"}")
+    [ "$(jq -r '.hostname, .tenant.name' <<<"$doc" | xargs)" = "blue-1 blue" ]
+    [ "$(jq -r .error <<<"$(post boot "{\"mac\": \"$A\"}")")" != null ]
+}
+
+@test "a ticket becomes a certificate of its own tenant, for that node only" {
+    power_on $A2
+    [ "$ADDR" = 10.88.0.11 ]
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$WORK/n.key" -out "$WORK/n.csr" -subj "/O=system:masters/CN=root"
+    ticket=$(post boot "{\"mac\": \"$A2\"}" | jq -r .ticket)
+    body=$(jq -n --arg t "$ticket" --rawfile c "$WORK/n.csr" '{ticket: $t, csr: $c}')
+    post join "$body" | jq -r .cert >"$WORK/n.crt"
+    openssl x509 -in "$WORK/n.crt" -noout -subject -nameopt multiline >"$WORK/subject"
+    cat "$WORK/subject"
+    grep -q 'commonName *= system:bootstrap:red-1$' "$WORK/subject"
+    ! grep -q masters "$WORK/subject"
+    openssl x509 -in "$WORK/n.crt" -noout -checkend 1
+    ! openssl x509 -in "$WORK/n.crt" -noout -checkend 900
+    kubeconfig_split "$WORK/red.kubeconfig"
+    kubeconfig_split "$WORK/blue.kubeconfig"
+    code() { client curl -sk -o /dev/null -w '%{http_code}' --cert "$WORK/n.crt" --key "$WORK/n.key" "$1"; }
+    [ "$(code "$(cat "$WORK/red.server")/api/v1/nodes")" = 403 ] # known there, and may do next to nothing
+    [ "$(code "$(cat "$WORK/blue.server")/api/v1/nodes")" = 401 ]
+    [ "$(code https://10.88.0.1:6443/api/v1/nodes)" = 401 ]
+    # Once: another key is refused.
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$WORK/o.key" -out "$WORK/o.csr" -subj /CN=x
+    body=$(jq -n --arg t "$ticket" --rawfile c "$WORK/o.csr" '{ticket: $t, csr: $c}')
+    [ "$(post join "$body" | jq -r .cert)" = null ]
+}
+
+@test "a MAC address declared twice stays with the older tenant, with an event on the other" {
+    k apply -f - <<'OBJECT'
+apiVersion: kfarm.dev/v1alpha1
+kind: Tenant
+metadata: {name: thief, namespace: default}
+spec: {pools: [{name: p, nodes: [{name: thief-1, macs: ["02:00:00:00:0a:01"]}, {name: thief-2, macs: ["02:00:00:00:0c:01"]}]}]}
+OBJECT
+    wait_until 10 planned thief-2
+    wait_until 10 bash -c "nsenter --net=/run/netns/$NS -- kubectl --kubeconfig $WORK/a/admin.kubeconfig get events --field-selector reason=NotServed | grep 'belongs to node red-1'"
+    power_on $A
+    [[ $SCRIPT == *"red-1 boots"* ]]
+    k delete tenant thief --timeout=30s
+    gone() { ! jq -e '.nodes[] | select(.name == "thief-2")' "$WORK/a/netboot/plan.json"; }
+    wait_until 10 gone
+}
+
+@test "it answers without the admin API server, also after a restart" {
+    api=$(role_pids apiserver | while read -r p; do grep -qz -- '--scope=' "/proc/$p/cmdline" || echo "$p"; done | head -1)
+    [ -n "$api" ] || api=$(role_pids apiserver | head -1)
+    kill -STOP "$api"
+    power_on $A
+    [ "$ADDR" = 10.88.0.11 ]
+    kill -KILL "$(role_pids netboot)"
+    sleep 1
+    power_on $A2
+    status=$?
+    kill -CONT "$api"
+    [ "$status" = 0 ] && [ "$ADDR" = 10.88.0.11 ] && [[ $SCRIPT == *"red-1 boots"* ]]
+    [ "$(post boot "{\"mac\": \"$A2\"}" | jq -r .hostname)" = red-1 ]
+}
+
+@test "leases are shown in the status of the Network" {
+    shown() { [ "$(k get network rack -o 'jsonpath={.status.interface}')" = br0 ] && [ "$(k get network rack -o 'jsonpath={.status.leases}')" -ge 2 ]; }
+    wait_until 10 shown || { k get network rack -o yaml; grep role=netboot "$WORK/a.log" | tail -20; cat "$WORK/a.log" | grep -i "rack\|forbidden" | tail; false; }
+}
+
+@test "it runs without privileges, as a user of its own" {
+    pid=$(role_pids netboot)
+    grep -qx 'CapEff:.0000000000000000' "/proc/$pid/status"
+    grep -qx 'Seccomp:.2' "/proc/$pid/status"
+    [ "$(awk '$1 == "Uid:" { print $2 }' "/proc/$pid/status")" != 0 ]
+}

@@ -93,6 +93,19 @@ static void log_bound(struct netboot *nb, const struct dhcp_msg *m, const struct
 
 /* ---- requests ---- */
 
+static void remember_arch(struct netboot *nb, const struct dhcp_msg *m,
+                          const struct dhcp_lease *l) {
+    struct dhcp_client c = dhcp_client_of(m);
+    struct nb_machine *mc = c.has_arch && nb_plan_node_by_hw(nb->plan, l->hw)
+                                ? nb_machine_get(nb, l->hw)
+                            : c.has_arch ? nb_machine_find(nb, l->hw)
+                                         : NULL;
+    if (mc) {
+        mc->arch = c.arch;
+        mc->has_arch = true;
+    }
+}
+
 static bool relay_ok(const struct netboot *nb, uint32_t giaddr) {
     const struct nb_network *net = nb_plan_network_of(nb->plan, giaddr);
     bool listed = !net || net->n_relays == 0;
@@ -140,6 +153,7 @@ static void decide(struct netboot *nb, const struct nb_from *from, bool on_4011,
     }
     if (out.changed) {
         if (out.type == DHCP_ACK) {
+            remember_arch(nb, m, out.changed);
             log_bound(nb, m, out.changed);
         }
         nb_journal_commit(&nb->journal, out.changed, r);

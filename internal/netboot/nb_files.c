@@ -95,10 +95,13 @@ static int open_at(int dirfd, struct span path, struct nb_file *ret, struct err 
     return 0;
 }
 
-static void note(struct netboot *nb, struct dhcp_hw hw, bool script) {
+static void note(struct netboot *nb, struct dhcp_hw hw, uint32_t ip, bool script) {
     struct nb_machine *m = nb_machine_get(nb, hw);
     if (m) {
         *(script ? &m->script_ns : &m->loader_ns) = loop_now(nb->l);
+    }
+    if (m && script && nb->on_boot) {
+        nb->on_boot(nb->on_boot_ctx, m, ip);
     }
 }
 
@@ -115,7 +118,7 @@ static int open_script(struct netboot *nb, struct dhcp_hw hw, bool grub, uint32_
         char mac[DHCP_HW_STR];
         const struct nb_node *n = nb_plan_node_by_hw(nb->plan, hw);
         dhcp_hw_format(hw, ':', mac);
-        note(nb, hw, true);
+        note(nb, hw, peer_ip, true);
         LOG_INFO("netboot", "boot script", F_STR("node", n ? n->host.name : "unknown"),
                  F_STR("hw", mac));
     }
@@ -164,7 +167,7 @@ int nb_file_open(struct netboot *nb, struct span path, uint32_t peer_ip, uint32_
     }
     int rc = open_at(nb->boot_fd, path, ret, e);
     if (rc == 0 && nb_peer_hw(nb, peer_ip, &hw)) {
-        note(nb, hw, false);
+        note(nb, hw, peer_ip, false);
     }
     return rc;
 }

@@ -148,6 +148,8 @@ struct nb_machine {
     uint8_t ticket[32];            /* SHA-256 of the ticket */
     uint8_t key[32];               /* SHA-256 of the certificate request that used it */
     uint32_t ticket_ip;
+    uint16_t arch;                 /* of its firmware */
+    bool has_arch;
     unsigned ticket_tries;
     bool has_key;
 };
@@ -199,6 +201,14 @@ uint32_t nb_http_local(struct netboot *nb, const struct http_req *r);
 void nb_http_error(struct http_req *r, unsigned status, const char *text);
 void nb_join_request(struct http_req *r, void *ctx); /* of the HTTPS server */
 
+/* ---- Hosts by discovery (nb_hosts.c) ---- */
+
+struct nb_hosts;
+struct kclient;
+struct kinformer;
+struct nb_hosts *nb_hosts_new(struct netboot *nb, struct kclient *c, const struct kinformer *hosts);
+void nb_hosts_free(struct nb_hosts *h);
+
 struct netboot {
     struct loop *l;
     struct netboot_opts o;
@@ -221,6 +231,8 @@ struct netboot {
     int link_watch;
     struct loop_io io_links;
     struct loop_timer links_timer;
+    void (*on_boot)(void *ctx, const struct nb_machine *m, uint32_t ip); /* a machine fetched its script */
+    void *on_boot_ctx;
     void (*on_leases)(void *ctx); /* a lease was made, ended or given back */
     void *on_leases_ctx;
     struct nb_counters count;

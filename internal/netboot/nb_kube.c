@@ -48,6 +48,7 @@ struct netboot_kube {
     struct keyclient *keys;
     struct kinformer *tenants, *networks, *images, *hosts;
     struct kevents *events;
+    struct nb_hosts *seen;
     struct loop_timer settle, tell_timer;
     struct map cas;  /* uid → struct ca */
     struct map told; /* problems that were reported already, by object and text */
@@ -766,6 +767,7 @@ int netboot_kube_start(struct netboot *nb, struct kclient *admin, struct keyclie
     k->tenants = informer(k, "tenants");
     k->images = informer(k, "images");
     k->hosts = informer(k, "hosts");
+    k->seen = nb_hosts_new(nb, admin, k->hosts);
     *ret = k;
     return 0;
 }
@@ -778,6 +780,7 @@ void netboot_kube_stop(struct netboot_kube *k) {
     struct map_entry *en;
     struct err e = ERR_INIT;
     k->stopping = true;
+    nb_hosts_free(k->seen);
     kinformer_stop(k->networks);
     kinformer_stop(k->tenants);
     kinformer_stop(k->images);

@@ -156,6 +156,23 @@ OBJECT
     wait_until 10 shown || { k get network rack -o yaml; grep role=netboot "$WORK/a.log" | tail -20; cat "$WORK/a.log" | grep -i "rack\|forbidden" | tail; false; }
 }
 
+@test "servers that booted are shown as Hosts" {
+    seen() { [ "$(k get host mac-02-00-00-00-0a-01 -o 'jsonpath={.status.tenant} {.status.node} {.status.addresses[0]} {.status.firmware} {.spec.macs[1]}')" = "default/red red-1 10.88.0.11 bios $A2" ]; }
+    wait_until 10 seen || { k get hosts -o yaml; false; }
+    k apply -f - <<'OBJECT'
+apiVersion: kfarm.dev/v1alpha1
+kind: Host
+metadata: {name: by-hand}
+spec: {macs: ["02:00:00:00:0b:01"]}
+OBJECT
+    k delete host mac-02-00-00-00-0b-01 --ignore-not-found
+    sleep 0.5
+    power_on $B
+    recognised() { [ "$(k get host by-hand -o 'jsonpath={.status.node}')" = blue-1 ]; }
+    wait_until 10 recognised
+    ! k get host mac-02-00-00-00-0b-01
+}
+
 @test "it runs without privileges, as a user of its own" {
     pid=$(role_pids netboot)
     grep -qx 'CapEff:.0000000000000000' "/proc/$pid/status"

@@ -1,0 +1,162 @@
+/* Hosts by discovery: every server that boots here is shown as a Host with what was seen of it. One that somebody wrote by
+ * hand is recognised by its MAC addresses and keeps its spec; others are made, named after their first MAC address. */
+#include "internal/netboot/nb_int.h"
+
+#include "internal/base/rand.h"
+#include "internal/kclient/kclient.h"
+#include "internal/log/log.h"
+
+#include <stdlib.h>
+
+enum {
+    LIM_DISCOVERED = 4096
+}; /* Hosts at which no more are made: whoever invents MAC addresses must not fill the store */
+
+struct nb_hosts {
+    struct netboot *nb;
+    struct kclient *c;
+    const struct kinformer *hosts;
+};
+
+/* One Host on its way: made if need be, then told what was seen. */
+struct sighting {
+    struct kclient *c;
+    char name[LIM_KKEY];
+    struct json_doc *d;
+    struct json *status; /* patch */
+};
+
+static void sighting_free(struct sighting *s) {
+    json_doc_free(s->d);
+    free(s);
+}
+
+static void told(void *ctx, int rc, struct json *obj, const struct err *e) {
+    struct sighting *s = ctx;
+    (void)obj;
+    if (rc < 0 && rc != -ERR_CANCELLED) {
+        LOG_DEBUG("netboot", "Host not updated", F_STR("host", s->name), F_ERR(e));
+    }
+    sighting_free(s);
+}
+
+static void tell(struct sighting *s) {
+    const struct kref ref = {"kfarm.dev", "v1alpha1", "hosts", NULL, s->name, "status"};
+    kpatch(s->c, &ref, KPATCH_MERGE, s->status, NULL, told, s);
+}
+
+static void made(void *ctx, int rc, struct json *obj, const struct err *e) {
+    struct sighting *s = ctx;
+    (void)obj;
+    if (rc < 0 && rc != -ERR_EXISTS) {
+        LOG_DEBUG("netboot", "Host not made", F_STR("host", s->name), F_ERR(e));
+        sighting_free(s);
+        return;
+    }
+    tell(s);
+}
+
+static bool has_mac(const struct json *host, struct dhcp_hw hw) {
+    JSON_EACH(it, mac, json_at(host, "spec", "macs")) {
+        struct dhcp_hw own;
+        if (dhcp_hw_parse(json_span(mac), &own) == 0 && dhcp_hw_eq(own, hw)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static const char *known_name(const struct nb_hosts *h, struct dhcp_hw hw) {
+    struct map_iter it = {0};
+    struct json *host;
+    while (kinformer_next(h->hosts, &it, &host)) {
+        if (has_mac(host, hw)) {
+            return json_str_at(host, "metadata", "name");
+        }
+    }
+    return NULL;
+}
+
+static struct json *new_host(struct sighting *s, const struct nb_node *n, struct dhcp_hw hw) {
+    char mac[DHCP_HW_STR];
+    struct json *o = json_new_obj(s->d), *spec = json_set_obj(s->d, o, "spec");
+    json_set_str(s->d, o, "apiVersion", "kfarm.dev/v1alpha1");
+    json_set_str(s->d, o, "kind", "Host");
+    json_set_str(s->d, json_set_obj(s->d, o, "metadata"), "name", s->name);
+    json_set_str(s->d, spec, "purpose", "node");
+    struct json *macs = json_set_arr(s->d, spec, "macs");
+    for (size_t i = 0; i < (n && n->n_macs ? n->n_macs : 1); i++) {
+        dhcp_hw_format(n && n->n_macs ? n->macs[i] : hw, ':', mac);
+        json_push_str(s->d, macs, mac);
+    }
+    return o;
+}
+
+static void put_seen(struct sighting *s, const struct nb_machine *m, const struct nb_node *n,
+                     uint32_t ip) {
+    static const char *const cpus[] = {"386", "amd64", "arm", "arm64", "riscv64", NULL};
+    const struct dhcp_arch *a = m->has_arch ? dhcp_arch_find(m->arch) : NULL;
+    char text[DHCP_IP_STR], now[TIME_STR], name[NB_NODE_NAME];
+    struct json *st;
+    s->status = json_new_obj(s->d);
+    st = json_set_obj(s->d, s->status, "status");
+    dhcp_ip_format(ip, text);
+    json_push_str(s->d, json_set_arr(s->d, st, "addresses"), text);
+    time_rfc3339(clock_wall_ns() / NS_PER_S, now);
+    json_set_str(s->d, st, "lastSeen", now);
+    if (a) { /* a PC's BIOS says x86, whatever its processor can do */
+        bool bios = a->fw == DHCP_FW_BIOS;
+        json_set_str(s->d, st, "architecture", bios ? "amd64" : cpus[a->cpu]);
+        json_set_str(s->d, st, "firmware", bios ? "bios" : a->fw == DHCP_FW_UEFI ? "uefi" : NULL);
+    }
+    if (n && n->tenant) {
+        nb_node_name(n, m->hw, name);
+        json_set(s->d, st, "tenant", json_new_fmt(s->d, "%s/%s", n->tenant_ns, n->tenant));
+        json_set_str(s->d, st, "node", name);
+    }
+}
+
+static void on_boot(void *ctx, const struct nb_machine *m, uint32_t ip) {
+    struct nb_hosts *h = ctx;
+    const struct nb_network *net = nb_plan_network_of(h->nb->plan, ip);
+    const struct nb_node *n = nb_target(h->nb, net, m->hw);
+    if (!n || !kinformer_synced(h->hosts)) {
+        return;
+    }
+    const char *name = known_name(h, m->hw);
+    if (!name && !n->n_macs && kinformer_count(h->hosts) >= LIM_DISCOVERED) {
+        return;
+    }
+    struct sighting *s = new_zero(struct sighting);
+    s->c = h->c;
+    s->d = json_doc_new();
+    put_seen(s, m, n, ip);
+    if (name) {
+        IGNORE_ERR(str_put(s->name, sizeof(s->name), "%s", name), "names of objects fit a key");
+        tell(s);
+        return;
+    }
+    char mac[DHCP_HW_STR];
+    dhcp_hw_format(n->n_macs ? n->macs[0] : m->hw, '-', mac);
+    IGNORE_ERR(str_put(s->name, sizeof(s->name), "mac-%s", mac), "fits");
+    const struct kref ref = {"kfarm.dev", "v1alpha1", "hosts", NULL, NULL, NULL};
+    kcreate(s->c, &ref, new_host(s, n, m->hw), made, s);
+}
+
+struct nb_hosts *nb_hosts_new(struct netboot *nb, struct kclient *c,
+                              const struct kinformer *hosts) {
+    struct nb_hosts *h = new_zero(struct nb_hosts);
+    h->nb = nb;
+    h->c = c;
+    h->hosts = hosts;
+    nb->on_boot = on_boot;
+    nb->on_boot_ctx = h;
+    return h;
+}
+
+void nb_hosts_free(struct nb_hosts *h) {
+    if (h) {
+        h->nb->on_boot = NULL;
+        free(h);
+    }
+}

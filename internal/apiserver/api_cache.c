@@ -290,6 +290,30 @@ static struct api_res *apply_event(struct apiserver *a, const struct store_event
     return res;
 }
 
+/* History is kept for five to ten minutes, as upstream's compactor does: lists that were begun can be continued, and the file
+ * does not grow with every heartbeat. The timer runs only while there is history to forget. */
+enum { COMPACT_S = 300 };
+
+static void on_compacted(void *ctx, int rc, const struct err *e) {
+    (void)ctx;
+    if (rc < 0 && rc != -ERR_GONE) {
+        LOG_WARN("apiserver", "compaction failed, trying again later", F_ERR(e));
+    }
+}
+
+static void on_compact_timer(struct loop_timer *t) {
+    struct apiserver *a = CONTAINER_OF(t, struct apiserver, compact_timer);
+    int64_t now = store_rev(a->store);
+    if (a->compact_rev > store_compact_rev(a->store)) {
+        store_compact(a->store, a->compact_rev, false, on_compacted, a);
+    }
+    bool more = now > a->compact_rev;
+    a->compact_rev = now;
+    if (more) {
+        loop_timer_start(a->l, t, COMPACT_S * NS_PER_S, on_compact_timer, "compaction");
+    }
+}
+
 static int on_store_events(void *ctx, struct store_watch *w, const struct store_watch_msg *m) {
     struct apiserver *a = ctx;
     (void)w;
@@ -311,6 +335,10 @@ static int on_store_events(void *ctx, struct store_watch *w, const struct store_
         }
     }
     api_retry_wake(a);
+    if (m->n > 0 && !loop_timer_active(&a->compact_timer)) {
+        loop_timer_start(a->l, &a->compact_timer, COMPACT_S * NS_PER_S, on_compact_timer,
+                         "compaction");
+    }
     return 0;
 }
 

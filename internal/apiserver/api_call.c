@@ -115,6 +115,7 @@ static bool clause_take(const struct clause *k, struct api_out *out, bool *disco
         return false;
     }
     out->as = API_AS_OBJECT;
+    out->as_version = "v1";
     if (k->as.n == 0) {
         return true;
     }
@@ -123,12 +124,12 @@ static bool clause_take(const struct clause *k, struct api_out *out, bool *disco
                      out->media == API_JSON;
         return *discovery;
     }
-    out->as_version = span_eq_str(k->v, "v1")        ? "v1"
-                      : span_eq_str(k->v, "v1beta1") ? "v1beta1"
-                                                     : NULL;
-    if (!span_eq_str(k->g, "meta.k8s.io") || out->as_version == NULL || out->media == API_PB) {
+    bool beta = span_eq_str(k->v, "v1beta1");
+    if (!span_eq_str(k->g, "meta.k8s.io") || !(beta || span_eq_str(k->v, "v1")) ||
+        out->media == API_PB) {
         return false; /* the next clause of a client that asks for protobuf is the same in JSON */
     }
+    out->as_version = beta ? "v1beta1" : "v1";
     if (span_eq_str(k->as, "Table")) {
         out->as = API_AS_TABLE;
     } else if (span_eq_str(k->as, "PartialObjectMetadata") ||

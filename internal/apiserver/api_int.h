@@ -429,7 +429,8 @@ struct apiserver {
     struct map by_name; /* "group/resource" → struct api_res */
     struct list calls;
     struct list open_watches;
-    struct loop_timer bookmark_timer, retry_timer;
+    struct loop_timer bookmark_timer, retry_timer, compact_timer;
+    int64_t compact_rev; /* history before it may go at the next tick of compact_timer */
     struct list retries;
     struct map turns; /* objects with a commit under way */
     struct api_rbac *rbac;
@@ -437,6 +438,7 @@ struct apiserver {
     char *cluster_name, *sa_issuer, *advertise_address;
     uint16_t advertise_port;
     bool farm, anonymous, ready, stopping;
+    bool closing; /* the store takes nothing more */
     struct span *sa_pems;
     size_t n_sa_pems;
     struct apiserver_signer signer;

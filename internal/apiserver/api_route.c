@@ -73,7 +73,7 @@ static const char *rest_after(struct arena *mem, struct span path, const struct 
 int api_route(struct span method, struct span raw, bool has_watch, struct arena *mem,
               struct api_target *ret) {
     AUTO(buf) struct buf b = BUF_INIT(64 << 10);
-    if (url_decode(&b, raw, false) < 0 || memchr(b.p, '\0', b.n) != NULL) {
+    if (url_decode(&b, raw, false) < 0 || (b.n > 0 && memchr(b.p, '\0', b.n) != NULL)) {
         return -ERR_INVALID;
     }
     const char *text = arena_str(mem, buf_view(&b));

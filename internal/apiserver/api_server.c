@@ -172,6 +172,12 @@ void apiserver_free(struct apiserver *a) {
     if (a->http != NULL) {
         http_server_free(a->http);
     }
+    a->closing = true;
+    for (LIST_EACH(pos, nxt, &a->retries)) {
+        struct api_call *c = CONTAINER_OF(pos, struct api_call, retry_link);
+        list_del(pos);
+        api_call_unbusy(c);
+    }
     /* Commits under way finish here; their calls release themselves. */
     store_watch_stop(a->watch);
     a->watch = NULL;
@@ -179,6 +185,7 @@ void apiserver_free(struct apiserver *a) {
     a->store = NULL;
     loop_timer_stop(&a->bookmark_timer);
     loop_timer_stop(&a->retry_timer);
+    loop_timer_stop(&a->compact_timer);
     api_rbac_free(a);
     api_svc_free(a);
     api_cache_free(a);

@@ -108,7 +108,9 @@ static void turn_end(struct apiserver *a, const char *key) {
     while (!t->busy && !list_empty(&t->waiters)) {
         struct api_call *c = CONTAINER_OF(t->waiters.next, struct api_call, turn_link);
         list_del(&c->turn_link);
-        c->turn(c);
+        if (!a->closing) {
+            c->turn(c);
+        }
         api_call_unbusy(c);
     }
     if (!t->busy) {
@@ -136,6 +138,9 @@ static void on_retry(struct loop_timer *t) {
 
 void api_retry(struct api_call *c) {
     struct apiserver *a = c->a;
+    if (a->closing) {
+        return;
+    }
     api_call_busy(c);
     list_add_tail(&a->retries, &c->retry_link);
     if (!loop_timer_active(&a->retry_timer)) {

@@ -306,6 +306,10 @@ int agent_stage1(struct err *e) {
     }
     console();
     agent_say("stage 1");
+    struct err ignored =
+        ERR_INIT; /* should even we crash: the kernel starts over instead of standing still */
+    IGNORE_ERR(agent_write_file("/proc/sys/kernel/panic", "15", &ignored),
+               "the command line may say panic= as well");
     s->boot_url = agent_cmdline(&s->mem, "kfarm.boot");
     s->pin = agent_cmdline(&s->mem, "kfarm.ca");
     if (!s->boot_url || !s->pin) {

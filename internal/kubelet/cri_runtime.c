@@ -140,6 +140,10 @@ static void container_remove(void *rt, const char *id, kubelet_done_cb *done, vo
     one_id(rt, "RemoveContainer", "container_id", id, 0, 0, on_done, done, ctx);
 }
 
+static void container_reopen_log(void *rt, const char *id, kubelet_done_cb *done, void *ctx) {
+    one_id(rt, "ReopenContainerLog", "container_id", id, 0, 0, on_done, done, ctx);
+}
+
 static void container_create(void *rt, const char *sandbox_id, const struct kubelet_sandbox *s,
                              const struct kubelet_container *c, kubelet_id_cb *done, void *ctx) {
     AUTO(json_docp) struct json_doc *d = json_doc_new();
@@ -528,6 +532,7 @@ const struct kubelet_runtime_ops kubelet_cri_ops = {
     .container_start = container_start,
     .container_stop = container_stop,
     .container_remove = container_remove,
+    .container_reopen_log = container_reopen_log,
     .exec = exec_sync,
     .stream = stream,
 };

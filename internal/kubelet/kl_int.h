@@ -197,6 +197,9 @@ NODISCARD int kl_log_parse(struct span line, struct kl_log_line *ret);
 /* Offset in the file from which the last n lines begin. */
 NODISCARD int kl_log_tail(int fd, uint64_t size, uint64_t n, uint64_t *ret_offset, struct err *e);
 
+/* Keeps the log of a running container below LOG_MAX and one older file; called after every listing. */
+void kl_log_rotate(struct kl_ctr *c);
+
 /* kl_serve.c */
 NODISCARD int kl_serve_start(struct kubelet *k, struct err *e);
 void kl_serve_stop(struct kubelet *k);

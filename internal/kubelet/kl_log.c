@@ -1,6 +1,10 @@
 #include "internal/kubelet/kl_int.h"
 
+#include "internal/log/log.h"
+
 #include <errno.h>
+#include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int kl_log_parse(struct span line, struct kl_log_line *ret) {
@@ -53,4 +57,31 @@ int kl_log_tail(int fd, uint64_t size, uint64_t n, uint64_t *ret_offset, struct 
     }
     *ret_offset = 0;
     return 0;
+}
+
+enum { LOG_MAX = 10 << 20 };
+
+static void on_reopened(void *ctx, int rc, const struct err *e) {
+    (void)ctx;
+    if (rc < 0) {
+        LOG_WARN("kubelet", "a log was not reopened after its rotation", F_ERR(e));
+    }
+}
+
+void kl_log_rotate(struct kl_ctr *c) {
+    const struct kubelet *k = c->pod->k;
+    char path[900], old[904];
+    struct stat st;
+    if (!k->o.ops->container_reopen_log || !c->exists || c->state != KUBELET_RUNNING ||
+        str_put(path, sizeof(path), "%s/%s/%u.log", c->pod->log_dir, c->name, c->attempt) < 0 ||
+        str_put(old, sizeof(old), "%s.1", path) < 0 || stat(path, &st) < 0 ||
+        st.st_size < LOG_MAX) {
+        return;
+    }
+    if (rename(path, old) < 0) {
+        LOG_WARN("kubelet", "a log was not rotated", F_STR("path", path),
+                 F_STR("err", err_sys_name(errno)));
+        return;
+    }
+    k->o.ops->container_reopen_log(k->o.rt, c->id, on_reopened, NULL);
 }

@@ -289,6 +289,7 @@ static void sync_all(struct kubelet *k) {
         struct kl_pod *p = e->value;
         for (size_t i = 0; i < p->n_ctrs; i++) {
             kl_probes_update(&p->ctrs[i]);
+            kl_log_rotate(&p->ctrs[i]);
         }
         kl_sync_soon(p);
     }

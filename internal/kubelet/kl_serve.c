@@ -96,6 +96,38 @@ static void one_line(struct log_stream *s, struct span raw) {
     s->at_line_start = !l.is_partial;
 }
 
+static void watch_file(struct log_stream *s);
+
+/* A rotated log goes on in a new file of the same name. */
+static bool next_file(struct log_stream *s) {
+    struct kl_pod *p = map_get_str(&s->k->pods, s->pod_uid);
+    struct stat mine, now;
+    struct err e = ERR_INIT;
+    char path[900];
+    if (!p || str_put(path, sizeof(path), "%s/%s/%u.log", p->log_dir, s->ctr, s->attempt) < 0 ||
+        fstat(s->fd, &mine) < 0) {
+        return false;
+    }
+    if (stat(path, &now) < 0) { /* renamed, the runtime makes the new one in a moment */
+        loop_timer_start(s->k->l, &s->pump, 200 * NS_PER_MS, on_pump, "log");
+        return false;
+    }
+    if (now.st_ino == mine.st_ino) {
+        return false;
+    }
+    int fd = sys_open(AT_FDCWD, path, O_RDONLY, 0, &e);
+    if (fd < 0) {
+        return false;
+    }
+    auto_fd_(&s->fd);
+    s->fd = fd;
+    loop_io_stop(&s->watch);
+    auto_fd_(&s->watch_fd);
+    s->watch_fd = -1;
+    watch_file(s);
+    return true;
+}
+
 /* Following ends with the container. */
 static bool has_more_to_come(const struct log_stream *s) {
     struct kl_pod *p = map_get_str(&s->k->pods, s->pod_uid);
@@ -124,7 +156,9 @@ static void on_pump(struct loop_timer *t) {
         }
         buf_drop(&s->line, used);
     }
-    if (s->is_over || (n <= 0 && !has_more_to_come(s))) {
+    if (n <= 0 && !s->is_over && s->follow && next_file(s)) {
+        pump_soon(s);
+    } else if (s->is_over || (n <= 0 && !has_more_to_come(s))) {
         http_end(s->r);
     } else if (n > 0) {
         pump_soon(s);
@@ -188,7 +222,7 @@ static void watch_file(struct log_stream *s) {
     struct err e = ERR_INIT;
     s->watch_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     if (s->watch_fd < 0 || str_put(path, sizeof(path), "/proc/self/fd/%d", s->fd) < 0 ||
-        inotify_add_watch(s->watch_fd, path, IN_MODIFY) < 0 ||
+        inotify_add_watch(s->watch_fd, path, IN_MODIFY | IN_MOVE_SELF) < 0 ||
         loop_io_start(s->k->l, &s->watch, s->watch_fd, LOOP_READ, on_written, "log watch", &e) <
             0) {
         s->follow = false; /* what is there is still sent */

@@ -133,6 +133,8 @@ struct kubelet_runtime_ops {
     /* SIGTERM (or the image's stop signal), then SIGKILL after grace_s; done when the container has ended. */
     void (*container_stop)(void *rt, const char *id, unsigned grace_s, kubelet_done_cb *done, void *ctx);
     void (*container_remove)(void *rt, const char *id, kubelet_done_cb *done, void *ctx);
+    /* The log file was renamed: go on in a new one. NULL: logs of this runtime are not rotated. */
+    void (*container_reopen_log)(void *rt, const char *id, kubelet_done_cb *done, void *ctx);
     /* Runs a command in the container; output is stdout and stderr, at most 16 KiB. NULL: not supported. */
     void (*exec)(void *rt, const char *id, const char *const *argv, size_t n, unsigned timeout_s, kubelet_exec_cb *done,
                  void *ctx);

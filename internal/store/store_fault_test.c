@@ -59,8 +59,8 @@ static _Noreturn void child_main(struct box *b, int fd, uint32_t first) {
 static void verify_file(struct box *b) {
     sqlite3_stmt *st;
     static const char *const zero[] = {
-        "SELECT count(*) FROM cur c LEFT JOIN log l ON l.id = c.id WHERE l.id IS NULL OR l.key <> "
-        "c.key",
+        ("SELECT count(*) FROM cur c LEFT JOIN log l ON l.id = c.id"
+         " WHERE l.id IS NULL OR l.key <> c.key"),
         "SELECT count(*) FROM log l WHERE l.id > (SELECT id FROM cur c WHERE c.key = l.key)",
         "SELECT count(*) FROM log l LEFT JOIN cur c ON c.key = l.key WHERE c.key IS NULL",
     };

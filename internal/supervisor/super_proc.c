@@ -206,6 +206,7 @@ int proc_start(struct proc *p, struct err *e) {
     sp.chroot_dir = r->chroot_to_cluster ? p->cluster->dir
                     : r->chroot_to_run   ? p->cluster->run
                                          : NULL;
+    sp.cwd = sp.chroot_dir ? NULL : s->o->data_dir; /* relative paths of arguments, see arg_path */
     int rc = spawn(p, &sp, e);
     if (rc < 0) {
         return err_wrap(e, "role %s", p->id);

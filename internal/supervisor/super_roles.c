@@ -10,6 +10,16 @@
 #define CAP(c) (1ull << (c))
 enum { FD_FIRST = 10 }; /* numbers of passed descriptors start here; 9 is readiness */
 
+/* Roles without a root directory of their own work in the data directory and are given paths below it: its parents may be
+ * closed to their users (a home directory), and socket paths stay short. */
+static void arg_path(struct proc *p, const char *opt, const char *base, const char *rest) {
+    const char *dir = p->s->o->data_dir;
+    size_t n = strlen(dir);
+    bool below = span_starts(span_str(base), dir) && (base[n] == '/' || !base[n]);
+    const char *rel = !below ? base : base[n] ? base + n + 1 : "";
+    proc_arg(p, "--%s=%s%s%s", opt, rel, *rel && *rest ? "/" : "", rest);
+}
+
 /* Passes a borrowed descriptor and names it in an argument. */
 static void pass(struct proc *p, struct sys_spawn *sp, int fd, const char *opt) {
     CHECK(sp->n_fds < SYS_SPAWN_FDS - 3);
@@ -191,7 +201,7 @@ static int farm(struct proc *p, struct sys_spawn *sp, int *own, size_t *n_own, s
     if (rc < 0 || (rc = pass_own(p, sp, far, "super-fd", own, n_own)) < 0) {
         return rc;
     }
-    proc_arg(p, "--run-dir=%s", o->run_dir);
+    arg_path(p, "run-dir", o->run_dir, "");
     proc_arg(p, "--host=%s", o->advertise_host);
     proc_arg(p, "--node-name=%s", o->node_name);
     proc_arg(p, "--front-port=%u", (unsigned)o->port);
@@ -209,9 +219,9 @@ static int hostlet(struct proc *p, struct sys_spawn *sp, int *own, size_t *n_own
     if (rc < 0 || (rc = pass_own(p, sp, far, "super-fd", own, n_own)) < 0) {
         return rc;
     }
-    proc_arg(p, "--unix=%s/admin/api.sock", o->run_dir);
-    proc_arg(p, "--root-dir=%s/hostlet", o->data_dir);
-    proc_arg(p, "--log-dir=%s/logs/pods", o->data_dir);
+    arg_path(p, "unix", o->run_dir, "admin/api.sock");
+    arg_path(p, "root-dir", o->data_dir, "hostlet");
+    arg_path(p, "log-dir", o->data_dir, "logs/pods");
     proc_arg(p, "--node-name=%s", o->node_name);
     proc_arg(p, "--node-ip=%s", o->node_ip);
     proc_arg(p, "--port=%u", (unsigned)o->kubelet_port);
@@ -226,10 +236,10 @@ static int netboot(struct proc *p, struct sys_spawn *sp, int *own, size_t *n_own
                             {NULL},
                             false,
                             false};
-    proc_arg(p, "--unix=%s/admin/api.sock", o->run_dir);
-    proc_arg(p, "--data-dir=%s/netboot", o->data_dir);
-    proc_arg(p, "--images-dir=%s/images", o->data_dir);
-    proc_arg(p, "--boot-dir=%s/boot", o->data_dir);
+    arg_path(p, "unix", o->run_dir, "admin/api.sock");
+    arg_path(p, "data-dir", o->data_dir, "netboot");
+    arg_path(p, "images-dir", o->data_dir, "images");
+    arg_path(p, "boot-dir", o->data_dir, "boot");
     proc_arg(p, "--node-ip=%s", o->node_ip);
     for (size_t i = 0; i < o->n_netboot_args; i++) {
         proc_arg(p, "%s", o->netboot_args[i]);

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../test"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../test/lib"))
 from netboot_lab import Lab, run  # noqa: E402
 
 SECONDS, RATES = 4, (100, 200, 400, 800, 1200, 1600, 2400, 3200, 4800, 6400, 9600, 12800)

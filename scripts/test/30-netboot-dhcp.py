@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from netboot_lab import *  # pylint: disable=wildcard-import,unused-wildcard-import
 
 LO, HI = "10.77.0.100", "10.77.0.189"

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from netboot_lab import *  # pylint: disable=wildcard-import,unused-wildcard-import
 
 B = "http://10.77.0.1:8069"

@@ -1,6 +1,6 @@
-"""Namespaces, packets and a running `kfarm netboot` for the tests beside it. Not a test itself.
+"""Namespaces, packets and a running `kfarm netboot` for the tests in the folder above. Not a test itself.
 
-Two namespaces joined by a cable: the server's (br0-less: one interface `srv`, 10.77.0.1/24) and the client's (`cli`). DHCP
+Two namespaces joined by a cable: the server's (interface `srv`, 10.77.0.1/24) and the client's (`cli`). DHCP
 packets are built and read here by hand, so that the server is not checked with its own code."""
 import ctypes
 import ipaddress
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-KFARM = os.environ.get("KFARM", os.path.join(os.path.dirname(__file__), "../../build/kfarm"))
+KFARM = os.environ.get("KFARM", os.path.join(os.path.dirname(__file__), "../../../build/kfarm"))
 DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = range(1, 9)
 BROADCAST = "255.255.255.255"
 

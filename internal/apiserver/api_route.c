@@ -120,6 +120,7 @@ int api_route(struct span method, struct span raw, bool has_watch, struct arena 
         i += 2;
     }
     ret->resource = part(mem, &p, i);
+    ret->is_resource = ret->resource[0] != '\0';
     ret->name = part(mem, &p, i + 1);
     ret->sub = part(mem, &p, i + 2);
     ret->rest = rest_after(mem, s, &p, i + 2);

@@ -18,6 +18,7 @@ struct jobctl {
     struct kevents *ev;
     struct kinformer *jobs;
     struct kqueue *q;
+    struct kqueue *orphans; /* pods that no job counts any more */
 };
 
 struct jobrun {
@@ -454,17 +455,36 @@ static void release_pods(struct sync *s) {
     sync_end(s);
 }
 
-/* The job is gone: nobody counts its pods any more. */
-static void release_orphans(struct sync *s) {
-    struct jobrun *r = s->data;
-    struct map_iter it = {0};
-    struct json *p;
-    while (kinformer_next(r->ctl->c->pods, &it, &p)) {
-        const struct json *o = kube_controller_of(p);
-        if (str_eq(kube_namespace(p), s->ns) && str_eq(json_str(json_get(o, "kind")), "Job") &&
-            str_eq(json_str(json_get(o, "name")), s->name) && kube_has_finalizer(p, FINALIZER)) {
-            ctl_drop_finalizer(s, r->ctl->c->pods, &pods_ref, p, FINALIZER);
-        }
+/* ---- pods without a job ---- */
+
+/* Has the finalizer, but no job counts it: the job is gone, or the pod was orphaned or let go. */
+static bool is_uncounted(const struct jobctl *ctl, const struct json *pod) {
+    const struct json *o = kube_controller_of(pod);
+    if (!kube_has_finalizer(pod, FINALIZER)) {
+        return false;
+    }
+    if (!str_eq(json_str(json_get(o, "kind")), "Job")) {
+        return true;
+    }
+    const struct json *job =
+        kinformer_get(ctl->jobs, kube_namespace(pod), json_str_or(json_get(o, "name"), ""));
+    return !job || !str_eq(kube_uid(job), json_str(json_get(o, "uid")));
+}
+
+static void handle_orphan(void *ctx, const char *key) {
+    struct jobctl *ctl = ctx;
+    struct sync *s = sync_begin(ctl->c, ctl->orphans, key);
+    const struct json *pod = kinformer_get(ctl->c->pods, s->ns, s->name);
+    if (pod && is_uncounted(ctl, pod)) {
+        ctl_drop_finalizer(s, ctl->c->pods, &pods_ref, pod, FINALIZER);
+    }
+    sync_end(s);
+}
+
+static void queue_orphans(struct jobctl *ctl, const struct json *job) {
+    const struct objvec *pods = ctl_owned(ctl->c->pods_ix, kube_uid(job));
+    for (size_t i = 0; i < pods->n; i++) {
+        kqueue_add_obj(ctl->orphans, pods->v[i]);
     }
 }
 
@@ -527,9 +547,7 @@ static void handle(void *ctx, const char *key) {
     const struct json *job = find(s);
     struct kube_selector *sel = job ? ctl_selector(json_at(job, "spec", "selector")) : NULL;
     const char *by = json_str_or(json_at(job, "spec", "managedBy"), "kubernetes.io/job-controller");
-    if (!job) {
-        release_orphans(s);
-    } else if (unsupported(job)) {
+    if (job && unsupported(job)) {
         kevent(ctl->ev, job, "Warning", "Unsupported",
                "spec.%s is not supported, the job does not run", unsupported(job));
     } else if (sel && !kube_selector_is_all(sel) && str_eq(by, "kubernetes.io/job-controller")) {
@@ -546,6 +564,9 @@ static void handle(void *ctx, const char *key) {
 static void on_job(void *ctx, struct json *old, struct json *cur) {
     struct jobctl *ctl = ctx;
     kqueue_add_obj(ctl->q, cur ? cur : old);
+    if (!cur) {
+        queue_orphans(ctl, old);
+    }
 }
 
 static void on_pod(void *ctx, struct json *old, struct json *cur) {
@@ -555,6 +576,9 @@ static void on_pod(void *ctx, struct json *old, struct json *cur) {
     }
     if (cur) {
         ctl_enqueue_owner(ctl->q, cur, "Job");
+        if (is_uncounted(ctl, cur)) {
+            kqueue_add_obj(ctl->orphans, cur);
+        }
         if (!kube_controller_of(cur) && !kube_is_deleting(cur)) {
             ctl_enqueue_matching(ctl->q, ctl->jobs, cur);
         }
@@ -567,8 +591,11 @@ void ctl_start_job(struct controllers *c) {
     ctl->ev = c->ev;
     ctl->jobs = kfactory_all(c->f, "batch", "v1", "jobs");
     ctl->q = ctl_queue(c, "job", 10, handle, ctl);
+    ctl->orphans = ctl_queue(c, "job-orphan", 4, handle_orphan, ctl);
     kinformer_listen(ctl->jobs, on_job, ctl);
     kinformer_listen(c->pods, on_pod, ctl);
     kqueue_need(ctl->q, ctl->jobs);
     kqueue_need(ctl->q, c->pods);
+    kqueue_need(ctl->orphans, ctl->jobs);
+    kqueue_need(ctl->orphans, c->pods);
 }

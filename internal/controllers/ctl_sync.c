@@ -118,7 +118,7 @@ void sync_delete(struct sync *s, struct kinformer *from, const struct kref *r,
 }
 
 void sync_delete_collection(struct sync *s, const struct kref *r, sync_cb *cb) {
-    kdelete_collection(s->c->c, r, on_answer, call_new(s, NULL, r, cb));
+    kdelete_collection(s->c->c, r, "Background", on_answer, call_new(s, NULL, r, cb));
 }
 
 void sync_get(struct sync *s, const struct kref *r, const char *query, sync_cb *cb) {

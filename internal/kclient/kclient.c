@@ -394,9 +394,7 @@ void kpatch(struct kclient *c, const struct kref *r, enum kpatch kind, const str
     request(c, "PATCH", r, q.n ? buf_cstr(&q) : NULL, types[kind], patch, done, ctx);
 }
 
-void kdelete(struct kclient *c, const struct kref *r, const char *propagation, const char *uid,
-             kclient_cb *done, void *ctx) {
-    AUTO(json_docp) struct json_doc *d = json_doc_new();
+static struct json *delete_options(struct json_doc *d, const char *propagation, const char *uid) {
     struct json *o = json_new_obj(d);
     json_set_str(d, o, "apiVersion", "v1");
     json_set_str(d, o, "kind", "DeleteOptions");
@@ -408,11 +406,21 @@ void kdelete(struct kclient *c, const struct kref *r, const char *propagation, c
     if (uid) {
         json_set_str(d, json_set_obj(d, o, "preconditions"), "uid", uid);
     }
-    request(c, "DELETE", r, NULL, "application/json", o, done, ctx);
+    return o;
 }
 
-void kdelete_collection(struct kclient *c, const struct kref *r, kclient_cb *done, void *ctx) {
-    request(c, "DELETE", r, NULL, NULL, NULL, done, ctx);
+void kdelete(struct kclient *c, const struct kref *r, const char *propagation, const char *uid,
+             kclient_cb *done, void *ctx) {
+    AUTO(json_docp) struct json_doc *d = json_doc_new();
+    request(c, "DELETE", r, NULL, "application/json", delete_options(d, propagation, uid), done,
+            ctx);
+}
+
+void kdelete_collection(struct kclient *c, const struct kref *r, const char *propagation,
+                        kclient_cb *done, void *ctx) {
+    AUTO(json_docp) struct json_doc *d = json_doc_new();
+    struct json *o = delete_options(d, propagation, NULL);
+    request(c, "DELETE", r, NULL, "application/json", o, done, ctx);
 }
 
 /* ---- lists ---- */

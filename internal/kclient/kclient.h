@@ -44,7 +44,7 @@ void kget(struct kclient *c, const struct kref *r, kclient_cb *done, void *ctx);
 void klist(struct kclient *c, const struct kref *r, const char *query, kclient_cb *done, void *ctx); /* follows continue */
 void kcreate(struct kclient *c, const struct kref *r, const struct json *obj, kclient_cb *done, void *ctx);
 void kupdate(struct kclient *c, const struct kref *r, const struct json *obj, kclient_cb *done, void *ctx); /* PUT */
-void kdelete_collection(struct kclient *c, const struct kref *r, kclient_cb *done, void *ctx);
+void kdelete_collection(struct kclient *c, const struct kref *r, const char *propagation, kclient_cb *done, void *ctx);
 enum kpatch { KPATCH_JSON, KPATCH_MERGE, KPATCH_STRATEGIC, KPATCH_APPLY };
 /* APPLY uses field_manager and forces. */
 void kpatch(struct kclient *c, const struct kref *r, enum kpatch kind, const struct json *patch, const char *field_manager,

@@ -458,6 +458,18 @@ END
     k create cm -n full x
     k create secret generic -n full s
     k rollout status deploy/web -n full --timeout=10s
+    for j in waits orphan; do
+        k apply -n full -f - <<END
+apiVersion: batch/v1
+kind: Job
+metadata: {name: $j}
+spec: {template: {spec: {restartPolicy: Never, nodeSelector: {no: where}, containers: [{name: c, image: x}]}}}
+END
+        wait_for 5 is pods '{.items[*].metadata.finalizers[0]}' batch.kubernetes.io/job-tracking -n full -l job-name=$j
+    done
+    # pods that no job counts any more are not held by its finalizer
+    k delete job orphan -n full --cascade=orphan --timeout=10s
+    wait_for 5 is pods '{.items[*].metadata.finalizers}' '' -n full -l job-name=orphan
     k delete ns full --timeout=15s
     gone ns full
     # content with a finalizer holds it, and is named

@@ -59,6 +59,7 @@ struct kl_ctr {
 struct kl_ref {
     struct json_doc *doc; /* NULL: not found (and optional) */
     struct json *obj;
+    uint64_t at_ns;       /* when it was fetched */
 };
 
 struct kl_pod {

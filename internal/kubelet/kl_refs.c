@@ -42,6 +42,7 @@ static void on_fetched(void *ctx, int rc, struct json *obj, const struct err *e)
     struct kl_pod *p = f->p;
     if (rc == 0 || (rc == -ERR_NOT_FOUND && f->is_optional)) {
         struct kl_ref *r = new_zero(struct kl_ref), *old;
+        r->at_ns = loop_now(p->k->l);
         if (rc == 0 && obj) {
             r->doc = json_doc_new();
             r->obj = json_copy(r->doc, obj);
@@ -107,6 +108,17 @@ static void want_env(struct round *r, const struct json *containers) {
     }
 }
 
+/* Tokens are replaced when four fifths of their life are over, as upstream's kubelet does. */
+static bool is_fresh(const struct kl_pod *p, const char *volume_path) {
+    char key[420];
+    if (str_put(key, sizeof(key), "tokens/%s", volume_path) < 0) {
+        return false;
+    }
+    const struct kl_ref *ref = map_get_str(&p->refs, key);
+    int64_t life = ref ? json_i64_at(ref->obj, 0, "spec", "expirationSeconds") : 0;
+    return life > 0 && loop_now(p->k->l) - ref->at_ns < (uint64_t)life * NS_PER_S / 5 * 4;
+}
+
 static void want_token(struct round *r, const char *volume, const struct json *src) {
     struct kl_pod *p = r->p;
     AUTO(json_docp) struct json_doc *d = json_doc_new();
@@ -128,7 +140,7 @@ static void want_token(struct round *r, const char *volume, const struct json *s
     json_set_str(d, bound, "kind", "Pod");
     json_set_str(d, bound, "name", p->name);
     json_set_str(d, bound, "uid", p->uid);
-    if (str_put(key, sizeof(key), "%s/%s", volume, path) < 0) {
+    if (str_put(key, sizeof(key), "%s/%s", volume, path) < 0 || is_fresh(p, key)) {
         return;
     }
     const struct kref k = {.group = "",

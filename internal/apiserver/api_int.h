@@ -26,6 +26,7 @@ enum {
     LIM_API_WARNINGS = 16,
     LIM_API_RETRIES = 32,          /* of patches and deletes that lost a race */
     LIM_API_GROUPS = 64,
+    LIM_API_TOKENS = 256, /* whose signatures need not be verified again */
 };
 
 /* ---- objects and caches ------------------------------------------------------------------------------------- */
@@ -405,6 +406,7 @@ int api_authenticate(struct api_call *c);
 /* Identity of a bearer token; 0, -ERR_UNAUTHENTICATED. Strings in mem. */
 NODISCARD int api_token_user(struct apiserver *a, const char *token, const char *const *audiences, size_t n_audiences,
                              struct arena *mem, struct api_user *ret, const char **ret_audience);
+void api_tokens_forget(struct apiserver *a);
 void api_user_json(const struct api_user *u, struct json_doc *d, struct json *into);
 
 /* Bootstrap. */
@@ -432,6 +434,7 @@ struct apiserver {
     struct loop_timer bookmark_timer, retry_timer, compact_timer;
     int64_t compact_rev; /* history before it may go at the next tick of compact_timer */
     struct list retries;
+    struct map tokens; /* SHA-256 of a token → its claims (text) */
     struct map turns; /* objects with a commit under way */
     struct api_rbac *rbac;
     struct api_svc *svc;

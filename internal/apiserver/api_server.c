@@ -186,6 +186,7 @@ void apiserver_free(struct apiserver *a) {
     loop_timer_stop(&a->bookmark_timer);
     loop_timer_stop(&a->retry_timer);
     loop_timer_stop(&a->compact_timer);
+    api_tokens_forget(a);
     api_rbac_free(a);
     api_svc_free(a);
     api_cache_free(a);

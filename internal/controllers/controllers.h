@@ -4,7 +4,7 @@
  *           certificate requests, bootstrap tokens, quotas, disruption budgets, role aggregation, finished jobs.
  * Owns:     its queues and indexes; the informers belong to the factory given, which the scheduler shares.
  * Limits:   requests through kclient's; per controller as noted beside its code.
- * Errors:   what fails is tried again with back-off; a misconfiguration is refused at start (INVALID).
+ * Errors:   what fails is tried again with back-off; a misconfiguration is refused at start (USAGE).
  * Threads:  the loop's.
  * Spec:     behaviour of kube-controller-manager 1.36 as far as its results can be seen through the API.
  */

@@ -240,11 +240,11 @@ int controllers_start(const struct controllers_opts *o, struct controllers **ret
     for (size_t i = 0; i < o->n_enabled; i++) {
         const char *name = o->enabled[i] + (o->enabled[i][0] == '-');
         if (!str_eq(name, "*") && !controllers_known(name)) {
-            return err_set(e, ERR_INVALID, "--controllers: there is no controller \"%s\"", name);
+            return err_set(e, ERR_USAGE, "--controllers: there is no controller \"%s\"", name);
         }
     }
     if (o->allocate_node_cidrs && !o->cluster_cidr) {
-        return err_set(e, ERR_INVALID, "--allocate-node-cidrs needs --cluster-cidr");
+        return err_set(e, ERR_USAGE, "--allocate-node-cidrs needs --cluster-cidr");
     }
     struct controllers *c = new_zero(struct controllers);
     c->o = *o;

@@ -1,5 +1,5 @@
-#include "internal/agent/agent.h"
 #include "cmd/cmd.h"
+#include "internal/agent/agent.h"
 
 #include <stdio.h>
 #include <unistd.h>

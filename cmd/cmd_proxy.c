@@ -1,7 +1,7 @@
-#include "internal/proxy/proxy.h"
 #include "cmd/cmd.h"
 #include "internal/kclient/kclient.h"
 #include "internal/log/log.h"
+#include "internal/proxy/proxy.h"
 #include "internal/sys/sys.h"
 #include "internal/tls/tls.h"
 

@@ -28,6 +28,16 @@ static bool have_file(const struct netboot *nb, const char *name) {
     return nb->boot_fd >= 0 && faccessat(nb->boot_fd, name, R_OK, 0) == 0;
 }
 
+/* Option 67 as declared, of the node or else of its network: a loader of the operator's choice, such as GRUB. */
+static bool declared_loader(const struct nb_option *list, size_t n, char name[128]) {
+    for (size_t i = 0; i < n; i++) {
+        if (list[i].code == DHCP_OPT_BOOT_FILE && span_to_cstr(list[i].value, name, 128) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* NULL: nothing for this machine (unknown architecture, or its loader is not installed). */
 static const char *loader_for(const struct netboot *nb, const struct dhcp_client *c) {
     const struct dhcp_arch *a = c->has_arch ? dhcp_arch_find(c->arch) : NULL;
@@ -136,34 +146,48 @@ static bool wants_loader(struct netboot *nb, const struct nb_network *net, const
     return (net->reload_ipxe || n->reload_ipxe) && !just_loaded && loader_for(nb, &rq->client);
 }
 
+/* What to load, as a name for TFTP or a URL; false: nothing for this machine. */
+static bool pick_file(struct netboot *nb, const struct nb_network *net, const struct nb_node *n,
+                      const struct dhcp_request *rq, const char *server, char file[128]) {
+    char mac[DHCP_HW_STR], loader[128];
+    if (!wants_loader(nb, net, n, rq)) {
+        dhcp_hw_format(rq->hw, '-', mac);
+        return str_put(file, 128, "http://%s:%u/boot/%s.ipxe", server, nb->o.http_port, mac) == 0;
+    }
+    if (!declared_loader(n->options, n->n_options, loader) &&
+        !declared_loader(net->options, net->n_options, loader)) {
+        const char *usual = loader_for(nb, &rq->client);
+        if (!usual) {
+            return false;
+        }
+        IGNORE_ERR(str_put(loader, sizeof(loader), "%s", usual), "fits");
+    }
+    bool by_http = rq->client.stage == DHCP_STAGE_HTTP && !span_starts(span_str(loader), "http");
+    return (by_http ? str_put(file, 128, "http://%s:%u/%s", server, nb->o.http_port, loader)
+                    : str_put(file, 128, "%s", loader)) == 0;
+}
+
 static void put_boot(struct netboot *nb, const struct nb_network *net, const struct nb_node *n,
                      const struct dhcp_request *rq, struct dhcp_opts *o, char file[128],
                      uint32_t *siaddr) {
+    static const uint8_t no_discovery[] = {
+        6, 1, 8, 255}; /* PXE_DISCOVERY_CONTROL: take the file of this offer */
     uint32_t server = net->next_server ? net->next_server : rq->server_ip;
-    char ip[DHCP_IP_STR], mac[DHCP_HW_STR], url[128];
-    const char *name = NULL;
+    char ip[DHCP_IP_STR];
     dhcp_ip_format(server, ip);
-    if (!wants_loader(nb, net, n, rq)) {
-        dhcp_hw_format(rq->hw, '-', mac);
-        IGNORE_ERR(str_put(url, sizeof(url), "http://%s:%u/boot/%s.ipxe", ip, nb->o.http_port, mac),
-                   "fits");
-        name = url;
-    } else if ((name = loader_for(nb, &rq->client)) == NULL) {
+    if (!pick_file(nb, net, n, rq, ip, file)) {
+        file[0] = 0;
         return;
-    } else if (rq->client.stage == DHCP_STAGE_HTTP) {
-        IGNORE_ERR(str_put(url, sizeof(url), "http://%s:%u/%s", ip, nb->o.http_port, name), "fits");
-        name = url;
+    }
+    if (rq->client.stage == DHCP_STAGE_HTTP) {
         dhcp_opts_add(o, DHCP_OPT_VENDOR_CLASS, true, SPAN_LIT("HTTPClient"));
     } else if (net->subnet.proxy) { /* beside another server's offer ours must say that it is PXE */
-        static const uint8_t no_discovery[] = {
-            6, 1, 8, 255}; /* PXE_DISCOVERY_CONTROL: take the file of this offer */
         dhcp_opts_add(o, DHCP_OPT_VENDOR_CLASS, true, SPAN_LIT("PXEClient"));
         dhcp_opts_add(o, DHCP_OPT_VENDOR, true, span_of(no_discovery, sizeof(no_discovery)));
     }
-    dhcp_opts_add(o, DHCP_OPT_BOOT_FILE, true, span_str(name));
+    dhcp_opts_add(o, DHCP_OPT_BOOT_FILE, true, span_str(file));
     dhcp_opts_add(o, DHCP_OPT_TFTP_NAME, false, span_str(ip));
     *siaddr = server;
-    IGNORE_ERR(str_put(file, 128, "%s", name), "both are 128 bytes");
 }
 
 void nb_boot_options(void *ctx, const struct dhcp_request *rq, struct dhcp_opts *o, char file[128],

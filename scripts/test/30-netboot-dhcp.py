@@ -31,6 +31,7 @@ def plan(**more):
             {"name": "b1", "macs": ["52:54:00:bb:00:01"], "ip": "10.77.0.110", "image": "node", "args": "team=b",
              "tenant": {"namespace": "default", "name": "team-b"}, "options": {"42": "10.77.0.9"}},
             {"name": "chain", "macs": ["52:54:00:cc:00:01"], "image": "node", "reloadIPXE": True},
+            {"name": "grub", "macs": ["52:54:00:dd:00:01"], "image": "node", "options": {"67": "grubnetx64.efi"}},
             {"name": "far1", "macs": ["52:54:00:ff:00:01"], "ip": "10.78.0.99", "image": "node"},
         ]}
 
@@ -99,9 +100,10 @@ def test_second_nic_takes_over_when_the_machine_boots_from_it(lab):
 
 
 def test_wish_is_granted_when_free_and_in_range(lab):
-    ack = lab.wire.lease(fresh(), o50="10.77.0.133")
-    assert ack.yiaddr == "10.77.0.133", ack
-    for wish in ("10.77.0.133", "10.77.0.20", "10.77.0.1", "10.77.0.200", "192.0.2.1", "10.77.0.255"):
+    free = next(a for a in ("10.77.0.%d" % n for n in range(120, 190)) if a not in [x["ip"] for x in lab.status()["leases"]])
+    ack = lab.wire.lease(fresh(), o50=free)
+    assert ack.yiaddr == free, ack
+    for wish in (free, "10.77.0.20", "10.77.0.1", "10.77.0.200", "192.0.2.1", "10.77.0.255"):
         assert lab.wire.lease(fresh(), o50=wish).yiaddr != wish, wish
 
 
@@ -163,6 +165,13 @@ def test_ipxe_in_rom_is_replaced_once_when_wanted(lab):
     finally:
         run("ip", "addr", "del", addr + "/24", "dev", "cli")
     assert boot_of(lab, hw, **ipxe)[0].endswith(".ipxe"), "the second iPXE is given the loader again: a loop"
+
+
+def test_declared_loader_wins_but_not_over_the_script(lab):
+    hw = "52:54:00:dd:00:01"
+    assert boot_of(lab, hw, **PXE7)[0] == "grubnetx64.efi"
+    assert boot_of(lab, hw, o60=b"HTTPClient", o93=b"\0\x10")[0] == "http://10.77.0.1:8069/grubnetx64.efi"
+    assert boot_of(lab, hw, o60=b"PXEClient", o93=b"\0\7", o77=b"iPXE")[0].endswith(".ipxe")
 
 
 def test_undeclared_machine_without_catch_all_is_not_booted(lab):
@@ -335,6 +344,8 @@ def test_proxy_mode_adds_what_to_boot_and_gives_no_address(lab):
     r = relay.ask(Dhcp(DISCOVER, fresh(), o82=far, **PXE7))
     assert r.kind == OFFER and r.yiaddr == "0.0.0.0" and r.opts[60] == b"PXEClient" and r.file == "snponly.efi", r
     assert r.opts[43] == b"\6\1\x08\xff" and 51 not in r.opts and 1 not in r.opts, r
+    r = relay.ask(Dhcp(DISCOVER, fresh(), o82=far, o77=b"iPXE", **PXE7))
+    assert r.opts[60] == b"PXEClient" and r.file.endswith(".ipxe"), "iPXE knows a proxy's offer by option 60"
     assert relay.ask(Dhcp(DISCOVER, fresh(), o82=far), 0.4) is None, "not a boot client"
     relay.sock.close()
 

@@ -66,6 +66,8 @@ setup_file() {
   {"name": "chain", "macs": ["52:54:00:77:00:01"], "ip": "10.77.0.21", "image": "node", "args": "who=chain", "reloadIPXE": true},
   {"name": "uefi", "macs": ["52:54:00:77:00:02"], "ip": "10.77.0.22", "image": "node", "args": "who=uefi"},
   {"name": "http", "macs": ["52:54:00:77:00:03"], "ip": "10.77.0.23", "image": "node", "args": "who=http"},
+  {"name": "grub", "macs": ["52:54:00:77:00:06"], "ip": "10.77.0.26", "image": "node", "args": "who=grub",
+   "options": {"67": "grubnetx64.efi"}},
   {"name": "two", "macs": ["52:54:00:77:00:14", "52:54:00:77:00:05"], "ip": "10.77.0.24", "image": "node", "args": "who=two"}]}
 PLAN
     "$LAB" up "$NAME" --taps 6
@@ -132,6 +134,13 @@ PY
 @test "OVMF UEFI HTTP Boot" {
     boots http http --uefi-http --tap 3
     ! grep -q "tftp: sent.*10.77.0.23" "$W/log"
+}
+
+@test "OVMF PXE through GRUB, kernel by TFTP" {
+    [ -e /usr/lib/grub/x86_64-efi/monolithic/grubnetx64.efi ] || skip "grub-efi-amd64-bin is not installed"
+    cp /usr/lib/grub/x86_64-efi/monolithic/grubnetx64.efi "$W/boot/"
+    boots grub grub --uefi --tap 3 --mac 52:54:00:77:00:06
+    grep -q "tftp: sent.*images/node/initrd.img.*10.77.0.26" "$W/log"
 }
 
 @test "a machine with two NICs of which only the second is cabled boots as itself" {

@@ -186,8 +186,7 @@ static int connect_all(struct session *s, int keyd_fd, struct err *e) {
     if (keyd_fd >= 0) {
         /* kube-controller-manager's own role may little more than mint service-account tokens; these loops act
          * themselves, so their user is an administrator of its cluster. The scheduler has just the scheduler's role. */
-        rc = connect_keyd(s, keyd_fd, &s->ctl, "system:kube-controller-manager", "system:masters",
-                          e);
+        rc = connect_keyd(s, keyd_fd, &s->ctl, "system:kube-controller-manager", NULL, e);
         rc = rc < 0 ? rc : connect_keyd(s, keyd_fd, &s->sched, "system:kube-scheduler", NULL, e);
         return rc < 0 ? rc : keyclient_new(s->r.l, keyd_fd, &s->keyd, e);
     }

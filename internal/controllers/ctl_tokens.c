@@ -135,40 +135,6 @@ static void write_kubeconfig(const struct tokenctl *ctl, struct buf *b) {
             buf_cstr(&server));
 }
 
-static void on_made(struct sync *s, int rc, struct json *obj, const struct err *e) {
-    (void)obj, (void)e;
-    if (rc == -ERR_EXISTS) {
-        s->failed = false;
-    }
-}
-
-/* Everybody may read cluster-info: that is what it is for. */
-static void allow_reading(struct sync *s) {
-    const char *rbac = "rbac.authorization.k8s.io", *name = "kfarm:cluster-info";
-    struct json *role =
-        kube_object_new(s->d, "rbac.authorization.k8s.io/v1", "Role", NS_INFO, name);
-    struct json *rule = json_new_obj(s->d);
-    json_push_str(s->d, json_set_arr(s->d, rule, "verbs"), "get");
-    json_push_str(s->d, json_set_arr(s->d, rule, "apiGroups"), "");
-    json_push_str(s->d, json_set_arr(s->d, rule, "resources"), "configmaps");
-    json_push_str(s->d, json_set_arr(s->d, rule, "resourceNames"), "cluster-info");
-    json_push(json_set_arr(s->d, role, "rules"), rule);
-    struct json *b =
-        kube_object_new(s->d, "rbac.authorization.k8s.io/v1", "RoleBinding", NS_INFO, name);
-    struct json *ref = json_set_obj(s->d, b, "roleRef"), *who = json_new_obj(s->d);
-    json_set_str(s->d, ref, "apiGroup", rbac);
-    json_set_str(s->d, ref, "kind", "Role");
-    json_set_str(s->d, ref, "name", name);
-    json_set_str(s->d, who, "kind", "User");
-    json_set_str(s->d, who, "apiGroup", rbac);
-    json_set_str(s->d, who, "name", "system:anonymous");
-    json_push(json_set_arr(s->d, b, "subjects"), who);
-    struct kref r = {rbac, "v1", "roles", NS_INFO, NULL, NULL};
-    sync_create(s, NULL, &r, role, on_made);
-    r.resource = "rolebindings";
-    sync_create(s, NULL, &r, b, on_made);
-}
-
 static void handle_info(void *ctx, const char *key) {
     struct tokenctl *ctl = ctx;
     struct controllers *c = ctl->c;
@@ -199,7 +165,6 @@ static void handle_info(void *ctx, const char *key) {
     json_set(s->d, want, "data", data);
     if (!live) {
         struct kref r = {"", "v1", "configmaps", NS_INFO, NULL, NULL};
-        allow_reading(s);
         sync_create(s, ctl->infos, &r, want, NULL);
     } else if (!json_eq(live, want)) {
         struct kref r = ctl_ref("", "v1", "configmaps", live, NULL);

@@ -179,7 +179,7 @@ static int controllers(struct proc *p, struct sys_spawn *sp, int *own, size_t *n
     const struct grant g = {p->cluster->scope,
                             {KEY_COMPONENT, KEY_CSR},
                             {"system:kube-controller-manager", "system:kube-scheduler"},
-                            {"system:masters"},
+                            {NULL},
                             false,
                             false};
     proc_arg(p, "--unix=/api.sock");

@@ -8,6 +8,7 @@ bats_require_minimum_version 1.5.0
 runner=${KFARM_TESTS:-$BATS_TEST_DIRNAME/../../build/check/kfarm-tests}
 
 setup_file() {
+    [ -x "$runner" ] || env -u MAKEFLAGS make -C "$BATS_TEST_DIRNAME/../.." build/check/kfarm-tests >&2 || return
     cd "$BATS_FILE_TMPDIR" || return
     openssl ecparam -name prime256v1 -genkey -noout -out ca.key
     openssl req -x509 -new -key ca.key -subj /CN=ca -days 2 -out ca.pem

@@ -110,19 +110,16 @@ static void on_time(struct loop_timer *timer) {
     pump(t);
 }
 
+/* One packet a wake-up: a client in lock-step has sent no more, and asking for more costs as much as the answer. */
 static void readable(struct loop_io *io, uint32_t events) {
     struct transfer *t = CONTAINER_OF(io, struct transfer, io);
     uint8_t p[LIM_TFTP_PACKET];
     (void)events;
-    for (;;) {
-        ssize_t n = recv(t->fd, p, sizeof(p), 0);
-        if (n < 0 && errno == ECONNREFUSED) {
-            t->x.state = TFTP_ABORTED; /* its port is closed */
-        }
-        if (n < 0) {
-            break;
-        }
+    ssize_t n = recv(t->fd, p, sizeof(p), 0);
+    if (n >= 0) {
         tftp_xfer_input(&t->x, span_of(p, (size_t)n), loop_now(io->l));
+    } else if (errno == ECONNREFUSED) {
+        t->x.state = TFTP_ABORTED; /* its port is closed */
     }
     pump(t);
 }

@@ -57,7 +57,7 @@ def tftp(name, lab):
 
 def ours(lab):
     # A new address is probed for 0.4 s before it is offered; perfdhcp's clients give up after one: switched off for the rate.
-    lab.plan({"networks": [{"name": "big", "cidr": "10.77.0.0/16", "range": {"start": "10.77.1.0", "end": "10.77.255.250"},
+    lab.plan({"networks": [{"name": "big", "cidr": "10.76.0.0/14", "range": {"start": "10.76.0.1", "end": "10.79.255.250"},
                             "probe": False}]})
     lab.start("--interface", "srv", "--log-level", "info")
     peak = dhcp("kfarm")
@@ -71,7 +71,7 @@ def ours(lab):
 
 def dnsmasq(lab):
     p = subprocess.Popen(["ip", "netns", "exec", lab.s, "dnsmasq", "-k", "--port=0", "--interface=srv", "--bind-interfaces",
-                          "--user=root", "--no-ping", "--dhcp-range=10.77.1.0,10.77.255.250,255.255.0.0,10m",
+                          "--user=root", "--no-ping", "--dhcp-range=10.77.1.0,10.77.255.250,255.252.0.0,10m",
                           "--dhcp-lease-max=100000", f"--dhcp-leasefile={lab.work}/dnsmasq.leases", "--enable-tftp",
                           f"--tftp-root={lab.boot}", f"--pid-file={lab.work}/dnsmasq.pid", "--conf-file=/dev/null"])
     time.sleep(0.5)
@@ -91,9 +91,9 @@ def main():
     lab = Lab()
     lab.log = open(os.path.join(lab.work, "log"), "ab")
     try:
-        lab.on_server("ip", "addr", "replace", "10.77.0.1/16", "dev", "srv")
+        lab.on_server("ip", "addr", "replace", "10.77.0.1/14", "dev", "srv")
         lab.on_server("ip", "addr", "del", "10.77.0.1/24", "dev", "srv")
-        run("ip", "addr", "add", "10.77.0.2/16", "dev", "cli")
+        run("ip", "addr", "add", "10.77.0.2/14", "dev", "cli")
         with open(os.path.join(lab.boot, FILE), "wb") as f:
             f.write(os.urandom(1 << 20) * MIB)
         a, b = ours(lab), dnsmasq(lab)

@@ -139,6 +139,16 @@ server_stop a
 net_down
 NS=
 
+say "boot service, beside dnsmasq"
+KFARM=$PWD/build/kfarm python3 scripts/bench/netboot.py >"$tmp/netboot"
+while IFS=$'\t' read -r name value; do
+    case $name in
+    ratio*) row "$name" "$value" ">= 3" ;;
+    "kfarm: finished"*) row "$name" "$value" ">= 80 %" ;;
+    *) row "$name" "$value" "-" ;;
+    esac
+done <"$tmp/netboot"
+
 if [ "${BOOT:-1}" != 0 ]; then
     say "boot times (demo; software emulation)"
     TIMES=$tmp/times KEEP='' scripts/demo.sh >"$tmp/demo.log" 2>&1 || { tail -n 60 "$tmp/demo.log" >&2; exit 1; }

@@ -275,7 +275,7 @@ def test_address_in_use_by_a_stranger_is_never_offered(lab):
             if r is None:  # the first answer came after the probe: clients repeat themselves
                 r = lab.wire.ask(Dhcp(DISCOVER, fresh(), o50=a), 0.8)
             assert r and r.yiaddr not in free, (r, free)
-        assert lab.status()["counters"]["dhcp_conflicts"] >= 3
+        assert lab.status()["counters"]["dhcp_conflicts"] >= 1  # some may be on offer to others, and are then not tried
     finally:
         for a in free:  # the first one takes the others, its secondaries, with it
             run("ip", "addr", "del", a + "/24", "dev", "cli", check=False)

@@ -85,6 +85,8 @@ def test_tftp_curl_with_every_block_size(lab):
             if size == "8" and lab.files[name] > 20000:
                 continue
             r = curl("--tftp-blksize", size, f"tftp://10.77.0.1/{name}")
+            if r.returncode == 0 and not r.stdout:  # curl 7.88 on a busy machine: gone before the end, and says success
+                r = curl("--tftp-blksize", size, f"tftp://10.77.0.1/{name}")
             assert r.returncode == 0 and same(lab, name, r.stdout), (name, size, r.returncode, len(r.stdout))
 
 

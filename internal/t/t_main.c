@@ -43,7 +43,11 @@ struct span t_gen_bytes(struct t_gen *g, size_t max) {
 void t_property(const char *name, int (*prop)(const uint8_t *p, size_t n), size_t rounds,
                 size_t max) {
     const char *fixed = getenv("KF_SEED");
-    uint64_t seed = rand_u64();
+    uint64_t seed = 20261122; /* the same inputs each time; KF_SEED=random looks further */
+    if (fixed && str_eq(fixed, "random")) {
+        seed = rand_u64();
+        fixed = NULL;
+    }
     if (fixed && span_to_u64(span_str(fixed), 0, UINT64_MAX, &seed) < 0) {
         fail_msg("KF_SEED is not a number");
     }

@@ -68,6 +68,10 @@ void v_meta_update(struct val *v, const struct json *obj, const struct json *old
 /* By topic. `old` is NULL for a create. */
 void v_pod_spec(struct val *v, const struct json *spec, bool is_pod);
 void v_pod_template(struct val *v, const struct json *tmpl);
+void v_containers(struct val *v, const struct json *spec, const char *kind);
+void v_field_ref(struct val *v, const struct json *f, bool volume); /* a fieldRef of env or a volume */
+void v_affinity(struct val *v, const struct json *a);
+void v_spread(struct val *v, const struct json *spec);
 void v_resources(struct val *v, const struct json *res);
 void v_tolerations(struct val *v, const struct json *list);
 void v_taints(struct val *v, const char *child, const struct json *list);

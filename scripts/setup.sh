@@ -2,6 +2,7 @@
 # setup.sh build|test|demo|bench: installs the Debian packages that the purpose needs.
 # Does nothing, quickly, when all are there. `package?command`: only where the command is missing;
 # it may come from elsewhere than Debian, whose package would then be in conflict with it.
+# What must not be installed (servers, newer versions) scripts/tools.sh puts into the cache.
 set -euo pipefail
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 
@@ -21,10 +22,10 @@ test="$demo ccache clang clang-format bats nghttp2-client udhcpc isc-dhcp-client
 bench="$demo nghttp2-client wrk atftp kea-admin etcd-server dnsmasq-base"
 
 case ${1:-} in
-build) packages=$build ;;
-demo) packages=$demo ;;
-test) packages=$test ;;
-bench) packages=$bench ;;
+build) packages=$build tools= ;;
+demo) packages=$demo tools= ;;
+test) packages=$test tools="etcd34 etcd35" ;;
+bench) packages=$bench tools=etcd35 ;;
 *)
     echo "usage: setup.sh build|test|demo|bench" >&2
     exit 2
@@ -42,9 +43,14 @@ missing() {
     done | sort -u | comm -23 - <(sort -u <<<"$present")
 }
 
+fetch_tools() {
+    # shellcheck disable=SC2086
+    [ -z "$tools" ] || "$(dirname "$0")/tools.sh" $tools >/dev/null
+}
+
 wanted=$(missing)
 wanted=$(xargs <<<"$wanted")
-[ -n "$wanted" ] || exit 0
+[ -n "$wanted" ] || { fetch_tools; exit 0; }
 
 [ "$(id -u)" = 0 ] || { say "run as root, or install by hand: $wanted"; exit 1; }
 say "installing: $wanted"
@@ -65,4 +71,5 @@ fi
     say "installing failed"
     exit 1
 }
+fetch_tools
 say "done"

@@ -5,6 +5,7 @@
 #include "internal/keyclient/keyclient.h"
 #include "internal/log/log.h"
 #include "internal/pki/pki.h"
+#include "internal/store/store_engine.h"
 #include "internal/sys/sys.h"
 
 #include <stdlib.h>
@@ -382,7 +383,6 @@ static int api_open(struct role_api *a, int dir, struct err *e) {
         pems[i] = buf_view(&a->sa_pems[i]);
     }
     struct apiserver_opts o = {
-        .data_dirfd = dir,
         .tls = a->tls,
         .kubelet_tls = a->kubelet_tls,
         .service_cidr = a->f.service_cidr,
@@ -400,7 +400,8 @@ static int api_open(struct role_api *a, int dir, struct err *e) {
     } else if (a->signing_key != NULL) {
         o.signer = (struct apiserver_signer){local_sign, a};
     }
-    return apiserver_new(a->r.l, &o, on_ready, a, &a->api, e);
+    int rc = store_open(a->r.l, dir, "store.db", NULL, &o.own_store, e);
+    return rc < 0 ? rc : apiserver_new(a->r.l, &o, on_ready, a, &a->api, e);
 }
 
 static int run(struct role_api *a, int dir, int keyd, struct err *e) {

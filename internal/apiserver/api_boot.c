@@ -14,6 +14,12 @@ struct boot {
 };
 
 static void boot_done(struct apiserver *a) {
+    if (a->boot_failed) {
+        if (!a->closing) {
+            api_cache_later(a, API_AGAIN_MS * NS_PER_MS);
+        }
+        return;
+    }
     a->ready = true;
     uint64_t ms = (clock_ns() - a->started_ns) / NS_PER_MS;
     LOG_INFO("apiserver", "ready", F_U64("ms", ms), F_I64("rev", store_rev(a->store)));
@@ -25,7 +31,8 @@ static void boot_done(struct apiserver *a) {
 static void on_boot_txn(void *ctx, struct store_txn *t, int rc, const struct err *e) {
     struct apiserver *a = ctx;
     if (rc < 0) {
-        LOG_ERROR("apiserver", "writing the first objects", F_ERR(e));
+        LOG_ERROR("apiserver", "writing the first objects, trying again in a second", F_ERR(e));
+        a->boot_failed = true;
     } else if (!t->body.succeeded) {
         LOG_WARN("apiserver", "the first objects changed while they were written, continuing");
     }
@@ -248,23 +255,28 @@ static int boot_kubernetes(struct boot *b, const char *group, const char *resour
     return boot_put(b, res, d, obj, o, old, e);
 }
 
-int api_boot_start(struct apiserver *a, struct err *e) {
+void api_boot_start(struct apiserver *a) {
     struct boot b = {.a = a};
+    struct err e = ERR_INIT;
     time_rfc3339(clock_wall_ns() / NS_PER_S, b.now);
     a->n_boot_pending = 1;
-    int rc = boot_table(&b, e);
+    a->boot_failed = false;
+    int rc = boot_table(&b, &e);
     if (rc >= 0) {
-        rc = boot_kubernetes(&b, "", "services", service_spec, NULL, e);
+        rc = boot_kubernetes(&b, "", "services", service_spec, NULL, &e);
     }
     if (rc >= 0 && a->advertise_address != NULL) {
-        rc = boot_kubernetes(&b, "", "endpoints", endpoints_spec, "subsets", e);
+        rc = boot_kubernetes(&b, "", "endpoints", endpoints_spec, "subsets", &e);
         rc = rc >= 0 ? boot_kubernetes(&b, "discovery.k8s.io", "endpointslices", slice_spec,
-                                       "endpoints", e)
+                                       "endpoints", &e)
                      : rc;
     }
     boot_flush(&b);
-    if (--a->n_boot_pending == 0 && rc >= 0) {
+    if (rc < 0) {
+        LOG_ERROR("apiserver", "making the first objects", F_ERR(&e));
+        a->boot_failed = true;
+    }
+    if (--a->n_boot_pending == 0) {
         boot_done(a);
     }
-    return rc;
 }

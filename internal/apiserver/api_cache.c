@@ -237,7 +237,7 @@ static bool key_parse(const struct apiserver *a, struct span full, struct api_re
 static bool cache_insert(struct api_res *res, size_t at, struct api_obj *o) {
     if (res->n == res->cap) {
         size_t cap = res->cap == 0 ? 8 : res->cap * 2;
-        struct api_obj **objs = mem_array(res->objs, cap, sizeof *objs, 1u << 26);
+        struct api_obj **objs = mem_array(res->objs, cap, sizeof *objs, LIM_CACHE_OBJS);
         if (objs == NULL) {
             return false;
         }
@@ -318,9 +318,10 @@ static int on_store_events(void *ctx, struct store_watch *w, const struct store_
     struct apiserver *a = ctx;
     (void)w;
     if (m->kind == STORE_WATCH_CANCELLED) {
-        /* Compaction never overtakes this watch; anything else means that the cache can no longer be trusted. */
-        LOG_ERROR("apiserver", "the store ended the watch", F_STR("reason", m->reason));
-        abort();
+        LOG_WARN("apiserver", "the store ended the watch, reading everything again",
+                 F_STR("reason", m->reason));
+        api_cache_later(a, 0);
+        return 0;
     }
     for (size_t i = 0; i < m->n; i++) {
         struct api_res *res = apply_event(a, m->events[i]);
@@ -342,6 +343,21 @@ static int on_store_events(void *ctx, struct store_watch *w, const struct store_
     return 0;
 }
 
+/* ---- reading everything ----
+ * At the start, and again when the store ended the watch: an etcd that was compacted while it could not be reached no
+ * longer knows what has happened since. The new state is collected beside the old one, which serves until then. */
+
+static const struct span all_keys = {(const uint8_t *)"/registry/", 10};
+static const struct span all_end = {(const uint8_t *)"/registry0", 10};
+
+static void fresh_drop(struct api_res *res) {
+    for (size_t i = 0; i < res->n_fresh; i++) {
+        api_obj_unref(res->fresh[i]);
+    }
+    free(TAKE(res->fresh));
+    res->n_fresh = res->cap_fresh = 0;
+}
+
 static int on_scan(void *ctx, const struct store_kv *kv) {
     struct apiserver *a = ctx;
     struct api_res *res = NULL;
@@ -350,28 +366,111 @@ static int on_scan(void *ctx, const struct store_kv *kv) {
     if (!key_parse(a, kv->key, &res, &key, &ns_n)) {
         return 0;
     }
-    struct api_obj *o = api_obj_new(key, ns_n, kv->value, kv->mod_rev, kv->create_rev);
-    if (!cache_insert(res, res->n, o)) {
-        api_obj_unref(o);
-        return -ERR_NOMEM;
+    if (res->n_fresh == res->cap_fresh) {
+        size_t cap = res->cap_fresh == 0 ? 8 : res->cap_fresh * 2;
+        struct api_obj **fresh = mem_array(res->fresh, cap, sizeof *fresh, LIM_CACHE_OBJS);
+        if (fresh == NULL) {
+            return -ERR_NOMEM;
+        }
+        res->fresh = fresh;
+        res->cap_fresh = cap;
     }
+    struct api_obj *have = api_cache_get(res, key);
+    res->fresh[res->n_fresh++] =
+        have != NULL && have->rv == kv->mod_rev
+            ? api_obj_ref(have)
+            : api_obj_new(key, ns_n, kv->value, kv->mod_rev, kv->create_rev);
     return 0;
 }
 
-int api_cache_load(struct apiserver *a, struct err *e) {
-    int64_t rev = 0;
-    struct span from = SPAN_LIT("/registry/");
-    struct span to = SPAN_LIT("/registry0");
-    int rc = store_scan(a->store, from, to, on_scan, a, &rev, e);
-    if (rc < 0) {
-        return rc;
+/* What the allocation of service addresses has missed. */
+static void services_differ(struct apiserver *a, const struct api_res *res) {
+    size_t i = 0;
+    size_t k = 0;
+    while (i < res->n || k < res->n_fresh) {
+        struct api_obj *was = i < res->n ? res->objs[i] : NULL;
+        struct api_obj *now = k < res->n_fresh ? res->fresh[k] : NULL;
+        int order = was == NULL   ? 1
+                    : now == NULL ? -1
+                                  : span_cmp(api_obj_key(was), api_obj_key(now));
+        i += order <= 0;
+        k += order >= 0;
+        if (was != now) {
+            api_svc_event(a, order <= 0 ? was : NULL, order >= 0 ? now : NULL);
+        }
     }
+}
+
+/* Nobody can tell watchers what has happened in between: they list again. */
+static void take_fresh(struct apiserver *a, struct api_res *res, int64_t rev) {
+    if (res == a->services) {
+        services_differ(a, res);
+    }
+    while (res->first < res->next) {
+        ring_drop(res);
+    }
+    struct api_obj **old = res->objs;
+    size_t n_old = res->n;
+    res->objs = TAKE(res->fresh);
+    res->n = res->n_fresh;
+    res->cap = res->cap_fresh;
+    res->n_fresh = res->cap_fresh = 0;
+    for (size_t i = 0; i < n_old; i++) {
+        api_obj_unref(old[i]);
+    }
+    free(old);
+    res->ring_from = rev;
+    res->last_rv = rev;
+    res->generation++;
+}
+
+static void load_failed(struct apiserver *a, const struct err *e) {
+    LOG_WARN("apiserver", "reading the store, trying again in a second", F_ERR(e));
+    api_cache_later(a, API_AGAIN_MS * NS_PER_MS);
+}
+
+static void on_scanned(void *ctx, int rc, int64_t rev, const struct err *e) {
+    struct apiserver *a = ctx;
+    struct err mine = ERR_INIT;
+    if (rc >= 0 && !a->closing) {
+        const struct store_watch_req q = {.key = all_keys, .end = all_end, .start_rev = rev + 1};
+        rc = store_watch_start(a->store, &q, on_store_events, a, &a->watch, &mine);
+        e = &mine;
+    }
+    if (rc < 0 || a->closing) {
+        for (size_t i = 0; i < a->n_res; i++) {
+            fresh_drop(&a->res[i]);
+        }
+        if (!a->closing) {
+            load_failed(a, e);
+        }
+        return;
+    }
+    api_watch_end_all(a);
     for (size_t i = 0; i < a->n_res; i++) {
-        a->res[i].ring_from = rev;
-        a->res[i].last_rv = rev;
+        take_fresh(a, &a->res[i], rev);
     }
-    const struct store_watch_req q = {.key = from, .end = to, .start_rev = rev + 1};
-    return store_watch_start(a->store, &q, on_store_events, a, &a->watch, e);
+    if (!a->ready) {
+        api_boot_start(a);
+    }
+}
+
+int api_cache_load(struct apiserver *a, struct err *e) {
+    store_watch_stop(TAKE(a->watch));
+    return store_scan(a->store, all_keys, all_end, on_scan, on_scanned, a, e);
+}
+
+static void on_load_timer(struct loop_timer *t) {
+    struct apiserver *a = CONTAINER_OF(t, struct apiserver, load_timer);
+    struct err e = ERR_INIT;
+    int rc = api_cache_load(a, &e);
+    if (rc < 0) {
+        load_failed(a, &e);
+    }
+}
+
+void api_cache_later(struct apiserver *a, uint64_t after_ns) {
+    loop_timer_start(a->l, &a->load_timer, after_ns, on_load_timer, "cache");
 }
 
 void api_cache_free(struct apiserver *a) {
@@ -382,6 +481,7 @@ void api_cache_free(struct apiserver *a) {
         while (res->first < res->next) {
             ring_drop(res);
         }
+        fresh_drop(res);
         for (size_t k = 0; k < res->n; k++) {
             api_obj_unref(res->objs[k]);
         }

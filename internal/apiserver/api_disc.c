@@ -277,14 +277,15 @@ static const struct check checks[] = {
     {"shutdown", false, true},
 };
 
-static bool check_ok(const struct apiserver *a, const char *name) {
+/* A store that cannot be reached is no reason to start this process again: livez does not mind. */
+static bool check_ok(const struct apiserver *a, const char *name, bool ready) {
     if (strcmp(name, "shutdown") == 0) {
         return !a->stopping;
     }
     if (strcmp(name, "etcd") == 0) {
         struct store_stat st;
         store_stat(a->store, &st);
-        return (st.alarms & STORE_ALARM_CORRUPT) == 0;
+        return (st.alarms & STORE_ALARM_CORRUPT) == 0 && (!ready || st.trouble == NULL);
     }
     return span_starts(span_str(name), "poststarthook/") ? a->ready : true;
 }
@@ -321,13 +322,13 @@ static bool health(struct api_call *c) {
         }
         if (p.n > 0) {
             if (span_eq_str(p, k->name)) {
-                bool ok = check_ok(c->a, k->name);
+                bool ok = check_ok(c->a, k->name, ready);
                 api_text(c, ok ? 200 : 500, ok ? "ok" : "internal server error: not ready\n");
                 return true;
             }
             continue;
         }
-        bool ok = excluded(c, k->name) || check_ok(c->a, k->name);
+        bool ok = excluded(c, k->name) || check_ok(c->a, k->name, ready);
         all = all && ok;
         buf_fmt(&b, ok ? "[+]%s ok\n" : "[-]%s failed: reason withheld\n", k->name);
     }

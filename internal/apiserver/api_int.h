@@ -24,6 +24,8 @@ enum {
     LIM_API_LIST = 1 << 30,        /* bytes of one list answer */
     LIM_API_WATCH_PENDING = 4 << 20, /* unsent bytes at which a watch stops reading its ring */
     LIM_API_WARNINGS = 16,
+    LIM_CACHE_OBJS = 1 << 26,      /* objects of one resource */
+    API_AGAIN_MS = 1000,           /* after reading the store or writing the first objects failed */
     LIM_API_RETRIES = 32,          /* of patches and deletes that lost a race */
     LIM_API_GROUPS = 64,
     LIM_API_TOKENS = 256, /* whose signatures need not be verified again */
@@ -77,6 +79,8 @@ struct api_res {
     size_t head_n; /* length of `{"kind":"Pod","apiVersion":"v1",` */
     struct api_obj **objs;
     size_t n, cap;
+    struct api_obj **fresh; /* while everything is read again */
+    size_t n_fresh, cap_fresh;
     /* Ring of events: number `first` is the oldest kept, `next` the one to come. */
     struct api_event *ring;
     size_t ring_cap; /* a power of two */
@@ -95,7 +99,9 @@ struct api_obj *api_cache_find(const struct api_res *res, const char *ns, const 
 void api_cache_span(const struct api_res *res, const char *ns, size_t *from, size_t *to);
 size_t api_cache_lower(const struct api_res *res, struct span key); /* first position not before key */
 void api_ring_trim(struct api_res *res, uint64_t before_ns); /* forgets older events */
+/* Reads all objects, takes them over, follows their changes; then writes the first objects if nobody has yet. */
 NODISCARD int api_cache_load(struct apiserver *a, struct err *e);
+void api_cache_later(struct apiserver *a, uint64_t after_ns); /* the same after a while */
 void api_cache_free(struct apiserver *a);
 NODISCARD int api_obj_parse(const struct api_obj *o, struct json_doc **ret); /* new document */
 /* Object made of stored bytes at a revision (not in the cache). */
@@ -410,7 +416,7 @@ void api_tokens_forget(struct apiserver *a);
 void api_user_json(const struct api_user *u, struct json_doc *d, struct json *into);
 
 /* Bootstrap. */
-NODISCARD int api_boot_start(struct apiserver *a, struct err *e);
+void api_boot_start(struct apiserver *a);
 
 /* ---- the server --------------------------------------------------------------------------------------------------------- */
 
@@ -431,7 +437,7 @@ struct apiserver {
     struct map by_name; /* "group/resource" → struct api_res */
     struct list calls;
     struct list open_watches;
-    struct loop_timer bookmark_timer, retry_timer, compact_timer;
+    struct loop_timer bookmark_timer, retry_timer, compact_timer, load_timer;
     int64_t compact_rev; /* history before it may go at the next tick of compact_timer */
     struct list retries;
     struct map tokens; /* SHA-256 of a token → its claims (text) */
@@ -441,7 +447,8 @@ struct apiserver {
     char *cluster_name, *sa_issuer, *advertise_address;
     uint16_t advertise_port;
     bool farm, anonymous, ready, stopping;
-    bool closing; /* the store takes nothing more */
+    bool closing;     /* the store takes nothing more */
+    bool boot_failed; /* some of the first objects were not written */
     struct span *sa_pems;
     size_t n_sa_pems;
     struct apiserver_signer signer;

@@ -103,8 +103,8 @@ static int http_start(struct apiserver *a, const struct apiserver_opts *o, struc
 int apiserver_new(struct loop *l, const struct apiserver_opts *o, void (*ready)(void *ctx),
                   void *ctx, struct apiserver **ret, struct err *e) {
     struct apiserver *a = new_zero(struct apiserver);
-    const struct store_opts so = {.keep_prev = false};
     a->l = l;
+    a->store = o->own_store;
     a->started_ns = clock_ns();
     a->on_ready = ready;
     a->ready_ctx = ctx;
@@ -127,20 +127,13 @@ int apiserver_new(struct loop *l, const struct apiserver_opts *o, void (*ready)(
     }
     int rc = make_resources(a, e);
     if (rc >= 0) {
-        rc = store_open(l, o->data_dirfd, o->store_name != NULL ? o->store_name : "store.db", &so,
-                        &a->store, e);
-    }
-    if (rc >= 0) {
-        rc = api_cache_load(a, e);
-    }
-    if (rc >= 0) {
         rc = api_svc_init(a, o->service_cidr, o->node_ports, e);
     }
     if (rc >= 0) {
         rc = http_start(a, o, e);
     }
     if (rc >= 0) {
-        rc = api_boot_start(a, e);
+        rc = api_cache_load(a, e);
     }
     if (rc < 0) {
         apiserver_free(a);
@@ -186,6 +179,7 @@ void apiserver_free(struct apiserver *a) {
     loop_timer_stop(&a->bookmark_timer);
     loop_timer_stop(&a->retry_timer);
     loop_timer_stop(&a->compact_timer);
+    loop_timer_stop(&a->load_timer);
     api_tokens_forget(a);
     api_rbac_free(a);
     api_svc_free(a);

@@ -15,6 +15,7 @@
 #include "internal/tls/tls.h"
 
 struct apiserver;
+struct store;
 
 /* Signs the claims of a service-account token. `done` is called once, never before sign() returned; `token` is borrowed. */
 typedef void apiserver_signed_cb(void *ctx, int rc, struct span token, const struct err *e);
@@ -24,8 +25,7 @@ struct apiserver_signer {
 };
 
 struct apiserver_opts {
-    int data_dirfd;            /* borrowed during apiserver_new */
-    const char *store_name;    /* NULL: "store.db" */
+    struct store *own_store;   /* consumed, also on failure */
     struct tls_config *tls;    /* for connections; borrowed (a reference is taken) */
     struct tls_config *kubelet_tls; /* client identity towards kubelets; NULL: logs, exec and proxies are refused */
     const char *service_cidr;  /* "10.96.0.0/12" */
@@ -44,8 +44,8 @@ struct apiserver_opts {
 /* Address of the `kubernetes` service in a range, for the serving certificate. */
 NODISCARD int apiserver_service_ip(const char *service_cidr, char ret[64]);
 
-/* Opens the store, fills the caches, writes what a cluster has from its first moment; *ret is usable at once, requests
- * are answered from when `ready` has been called. All strings are copied. */
+/* Fills the caches from the store, however long it takes to answer, and writes what a cluster has from its first moment;
+ * *ret is usable at once, requests are answered from when `ready` has been called. All strings are copied. */
 NODISCARD int apiserver_new(struct loop *l, const struct apiserver_opts *o, void (*ready)(void *ctx), void *ctx,
                             struct apiserver **ret, struct err *e);
 /* Takes a listening socket (TCP or unix) or an accepted connection. */

@@ -1,4 +1,6 @@
 #include "internal/apiserver/api_int.h"
+
+#include "internal/store/store_engine.h"
 #include "internal/sys/sys.h"
 #include "internal/t/t.h"
 
@@ -106,19 +108,19 @@ static void box_ready(void *ctx) {
 
 static void box_open(struct box *b) {
     struct err e = ERR_INIT;
-    const struct apiserver_opts o = {.service_cidr = "10.96.0.0/24",
-                                     .anonymous = true,
-                                     .advertise_address = "192.0.2.1",
-                                     .advertise_port = 6443,
-                                     .data_dirfd = sys_open_dir(b->dir, &e)};
-    ASSERT(o.data_dirfd >= 0);
+    struct apiserver_opts o = {.service_cidr = "10.96.0.0/24",
+                               .anonymous = true,
+                               .advertise_address = "192.0.2.1",
+                               .advertise_port = 6443};
+    AUTO_FD int dir = sys_open_dir(b->dir, &e);
+    ASSERT(dir >= 0);
     b->ready = false;
     ASSERT_OK(loop_new(&b->l, &e), &e);
+    ASSERT_OK(store_open(b->l, dir, "store.db", NULL, &o.own_store, &e), &e);
     ASSERT_OK(apiserver_new(b->l, &o, box_ready, b, &b->a, &e), &e);
     while (!b->ready) {
         ASSERT_OK(loop_step(b->l, NS_PER_S, &e), &e);
     }
-    sys_close(o.data_dirfd);
 }
 
 static void box_close(struct box *b) {

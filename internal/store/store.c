@@ -175,9 +175,27 @@ static void free_all(struct store *s) {
     free(s);
 }
 
+static const struct store_impl engine = {
+    .close = engine_close,
+    .rev = engine_rev,
+    .compact_rev = engine_compact_rev,
+    .stat = engine_stat,
+    .range_async = engine_range_async,
+    .txn = engine_txn,
+    .watch_start = engine_watch_start,
+    .watch_stop = engine_watch_stop,
+    .watch_resume = engine_watch_resume,
+    .watch_progress = engine_watch_progress,
+    .watch_next_rev = engine_watch_next_rev,
+    .lease_grant = engine_lease_grant,
+    .lease_revoke = engine_lease_revoke,
+    .compact = engine_compact,
+};
+
 int store_open_vfs(struct loop *l, int dirfd, const char *name, const struct store_opts *o,
                    const char *base_vfs, struct store **ret, struct err *e) {
     struct store *s = new_zero(struct store);
+    s->impl = &engine;
     s->l = l;
     s->lock_fd = -1;
     if (o) {
@@ -216,10 +234,7 @@ int store_open(struct loop *l, int dirfd, const char *name, const struct store_o
     return store_open_vfs(l, dirfd, name, o, NULL, ret, e ? e : &local);
 }
 
-void store_close(struct store *s) {
-    if (!s) {
-        return;
-    }
+void engine_close(struct store *s) {
     s->closing = true;
     struct err e = ERR_INIT;
     while (s->busy || s->reads_out || s->n_pending) {
@@ -230,10 +245,10 @@ void store_close(struct store *s) {
     free_all(s);
 }
 
-int64_t store_rev(const struct store *s) {
+int64_t engine_rev(const struct store *s) {
     return s->rev;
 }
-int64_t store_compact_rev(const struct store *s) {
+int64_t engine_compact_rev(const struct store *s) {
     return s->compact_rev;
 }
 
@@ -257,49 +272,6 @@ int store_get(struct store *s, struct span key, struct arena *a, struct store_kv
     }
     if (rc == 0) {
         *ret = r.kvs[0];
-    }
-    return rc;
-}
-
-struct scan {
-    const struct view *v;
-    store_scan_cb *cb;
-    void *ctx;
-    struct err *e;
-    int rc;
-};
-
-static int scan_row(void *ctx, struct span key, const struct row *r) {
-    struct scan *c = ctx;
-    sqlite3_stmt *st = db_stmt(c->v->d, ST_LOG_VAL, c->e);
-    if (!st) {
-        return -(int)c->e->code;
-    }
-    sqlite3_bind_int64(st, 1, r->id);
-    int rc = sqlite3_step(st);
-    if (rc != SQLITE_ROW) {
-        sqlite3_reset(st);
-        return rc == SQLITE_DONE ? err_set(c->e, ERR_CORRUPT, "revision %lld is missing",
-                                           (long long)id_rev(r->id))
-                                 : db_fail(c->v->d, rc, "reading a value", c->e);
-    }
-    struct store_kv kv = {key, db_col_span(st, 0), r->crev, id_rev(r->id), r->ver, r->lease};
-    c->rc = c->cb(c->ctx, &kv);
-    sqlite3_reset(st);
-    return c->rc < 0 ? 1 : 0;
-}
-
-int store_scan(struct store *s, struct span key, struct span end, store_scan_cb *cb, void *ctx,
-               int64_t *ret_rev, struct err *e) {
-    struct err local = ERR_INIT;
-    struct view v = store_view(s);
-    struct scan c = {&v, cb, ctx, e ? e : &local, 0};
-    int rc = view_each(&v, key, end, scan_row, &c, c.e);
-    if (rc == 0) {
-        rc = c.rc;
-    }
-    if (rc == 0 && ret_rev) {
-        *ret_rev = v.rev;
     }
     return rc;
 }
@@ -354,8 +326,8 @@ static void read_done(struct loop_work *w) {
     free(j);
 }
 
-int store_range_async(struct store *s, const struct store_range_req *q, size_t max_bytes,
-                      store_range_done *done, void *ctx, struct err *e) {
+int engine_range_async(struct store *s, const struct store_range_req *q, size_t max_bytes,
+                       store_range_done *done, void *ctx, struct err *e) {
     struct read_job *j = new_zero(struct read_job);
     j->w.run = read_run;
     j->w.done = read_done;
@@ -379,7 +351,7 @@ int store_range_async(struct store *s, const struct store_range_req *q, size_t m
     return 0;
 }
 
-void store_stat(struct store *s, struct store_stat *ret) {
+void engine_stat(struct store *s, struct store_stat *ret) {
     *ret = s->st;
     ret->rev = s->rev;
     ret->compact_rev = s->compact_rev;

@@ -1,42 +1,31 @@
-/* store — a multi-version key-value engine with etcd v3's semantics on one SQLite file.
+/* store — a multi-version key-value store with etcd v3's semantics, whatever keeps it.
  *
- * What:     ranges at any kept revision, transactions, watches, leases, compaction, quota, hash. One revision per
- *           changing transaction, sub-revisions in order; versions, create and mod revisions exactly as etcd's.
- * Owns:     the file, two or three SQLite connections, the recent events, the leases' timers. Keys and values given
- *           to the builders are copied; results live in the object they came in.
- * Limits:   struct store_opts. One process per file (a lock file keeps a second one out).
- * Errors:   INVALID, NOT_FOUND, EXISTS, CONFLICT, GONE (compacted), LIMIT (too large, no space), UNAVAILABLE, IO, CORRUPT,
- *           UNSUPPORTED (newer format), NOMEM; err.pub carries etcd's own text where etcd has one, err.code its gRPC status.
- * Threads:  the loop's thread. Commits run on LANE_DB_WRITE and large ranges on LANE_DB_READ; both start with first use.
- * Time:     leases by the loop's clock.
+ * What:     ranges at any kept revision, transactions, watches, leases, compaction. One revision per changing transaction,
+ *           sub-revisions in order; versions, create and mod revisions exactly as etcd's. Two implementations: the engine
+ *           on one SQLite file (store_engine.h, which offers more) and the client of an etcd cluster (internal/etcd).
+ * Owns:     what the implementation says. Keys and values given to the builders are copied; results live in the object
+ *           they came in.
+ * Limits:   a transaction's arena; the implementation's.
+ * Errors:   INVALID, NOT_FOUND, EXISTS, CONFLICT, GONE (compacted), LIMIT (too large, no space), UNAVAILABLE, TIMEOUT (with
+ *           etcd: the outcome is unknown), IO, CORRUPT, NOMEM; err.pub carries etcd's own text where etcd has one, err.code
+ *           its gRPC status.
+ * Threads:  the loop's thread.
  * Spec:     etcd v3 API; deviations are listed in docs/store.md.
  *
  * Order of things: a transaction is answered only after its commit is durable, and after the watches have been given
- * its events: a cache fed by a watch is up to date when its writer gets the answer. Reads see the revision that the
- * watches have been given, never a later one.
+ * its events: a cache fed by a watch is up to date when its writer gets the answer. Reads by range see no revision later
+ * than what the watches have been given, unless they go to another machine for it: then store_range_res.rev tells.
  */
 #ifndef KF_STORE_H
 #define KF_STORE_H
 
 #include "internal/base/arena.h"
 #include "internal/base/buf.h"
-#include "internal/loop/loop.h"
+#include "internal/loop/loop.h" /* every implementation is opened on a loop */
 
 struct store;
 struct store_watch;
 
-struct store_opts {
-    uint64_t quota_bytes;       /* 0: 2 GiB; the file may not grow past it (alarm NOSPACE) */
-    uint32_t max_txn_ops;       /* 0: 128 */
-    uint32_t max_request_bytes; /* 0: 1.5 MiB */
-    uint32_t cache_bytes;       /* 0: 512 KiB page cache for each connection, released when idle */
-    uint32_t recent_bytes;      /* 0: 256 KiB of recent events kept for watches that lag */
-    bool keep_prev;             /* events carry previous values even when no watch asks */
-};
-
-/* Opens or creates `name` in the directory. Recovers after a crash. */
-NODISCARD int store_open(struct loop *l, int dirfd, const char *name, const struct store_opts *o,
-                         struct store **ret, struct err *e);
 /* Finishes what was submitted (its callbacks run, watches get no more events), then closes. NULL is allowed. */
 void store_close(struct store *s);
 
@@ -73,26 +62,21 @@ struct store_range_res {
     int64_t rev; /* header revision: the current one */
 };
 
-/* Synchronous, on the loop's thread: for points and small ranges. Results are allocated from `a`. */
-NODISCARD int store_range(struct store *s, const struct store_range_req *q, struct arena *a,
-                          struct store_range_res *ret, struct err *e);
-/* The one key, current revision. -ERR_NOT_FOUND (without text) when it does not exist. */
-NODISCARD int store_get(struct store *s, struct span key, struct arena *a, struct store_kv *ret,
-                        struct err *e);
 /* The end of the interval of all keys with this prefix, for `end`; empty when the arena is full. */
 struct span store_prefix_end(struct arena *a, struct span prefix);
 
-/* On LANE_DB_READ. `done` gets the result (valid during the call) or an error; the request is copied. */
+/* `done` gets the result (valid during the call) or an error; the request is copied. */
 typedef void store_range_done(void *ctx, int rc, const struct store_range_res *r,
                               const struct err *e);
 NODISCARD int store_range_async(struct store *s, const struct store_range_req *q, size_t max_bytes,
                                 store_range_done *done, void *ctx, struct err *e);
 
-/* Calls `cb` for every key of the interval at the current revision in key order, without building a list; a negative
- * return stops and is returned. The spans are valid for the call. *ret_rev: the revision of the view. */
+/* Calls `each` for every key of the interval in key order, all as of one revision, a page at a time; a negative return of
+ * it ends the scan. Then `done`, once, with the revision of the view. The spans are valid for the call of `each`. */
 typedef int store_scan_cb(void *ctx, const struct store_kv *kv);
-NODISCARD int store_scan(struct store *s, struct span key, struct span end, store_scan_cb *cb,
-                         void *ctx, int64_t *ret_rev, struct err *e);
+typedef void store_scan_done(void *ctx, int rc, int64_t rev, const struct err *e);
+NODISCARD int store_scan(struct store *s, struct span key, struct span end, store_scan_cb *each,
+                         store_scan_done *done, void *ctx, struct err *e);
 
 /* ---- transactions ---- */
 
@@ -220,34 +204,15 @@ int64_t store_watch_next_rev(const struct store_watch *w);
 
 typedef void store_done(void *ctx, int rc, const struct err *e);
 typedef void store_lease_done(void *ctx, int rc, int64_t id, int64_t ttl, const struct err *e);
-struct store_lease_info {
-    int64_t id, granted_ttl, ttl; /* seconds; ttl -1: expired, being revoked */
-};
-
-/* id 0: chosen. A shorter ttl than opts allow is lengthened, as etcd does. */
+/* id 0: chosen. A ttl that is too short is lengthened, as etcd does. */
 void store_lease_grant(struct store *s, int64_t id, int64_t ttl, store_lease_done *done, void *ctx);
 void store_lease_revoke(struct store *s, int64_t id, store_done *done, void *ctx);
-NODISCARD int store_lease_keepalive(struct store *s, int64_t id, int64_t *ret_ttl, struct err *e);
-NODISCARD int store_lease_get(struct store *s, int64_t id, struct store_lease_info *ret,
-                              struct err *e);
-/* Keys attached, in order, into `a`. */
-NODISCARD int store_lease_keys(struct store *s, int64_t id, struct arena *a, struct span **ret,
-                               size_t *ret_n, struct err *e);
-/* All ids (in `a`), in order of their deadline. */
-NODISCARD int store_lease_list(struct store *s, struct arena *a, int64_t **ret, size_t *ret_n,
-                               struct err *e);
-
 /* ---- maintenance ---- */
 
 /* Revisions before `rev` become unreadable when `done` says so; the space comes back in small steps behind it.
  * physical: `done` waits for these. */
 void store_compact(struct store *s, int64_t rev, bool physical, store_done *done, void *ctx);
-/* Gives free pages back to the file system in small steps. */
-void store_defrag(struct store *s, store_done *done, void *ctx);
-
 enum { STORE_ALARM_NOSPACE = 1u << 1, STORE_ALARM_CORRUPT = 1u << 2 }; /* bit = etcd's AlarmType */
-void store_alarm(struct store *s, uint32_t alarms, bool activate, store_done *done, void *ctx);
-
 struct store_stat {
     int64_t rev, compact_rev;
     uint64_t db_bytes, in_use_bytes, wal_bytes, quota_bytes;
@@ -255,33 +220,9 @@ struct store_stat {
     uint64_t commit_ns_total, commit_ns_max;
     size_t n_watches, n_slow_watches, n_leases, n_pending;
     uint32_t alarms;
+    const char *trouble; /* why nothing can be written now; NULL: nothing is known to be wrong */
 };
 void store_stat(struct store *s, struct store_stat *ret);
-
-/* etcd's HashKV: CRC-32C over the revisions up to rev (0: current). */
-typedef void store_hash_done(void *ctx, int rc, uint32_t hash, int64_t rev, int64_t compact_rev,
-                             const struct err *e);
-NODISCARD int store_hash(struct store *s, int64_t rev, store_hash_done *done, void *ctx,
-                         struct err *e);
-
-/* A genuine etcd database (bbolt) of everything kept, followed by its SHA-256, in an unnamed file: own_fd is the
- * callback's. */
-typedef void store_snapshot_done(void *ctx, int rc, int own_fd, uint64_t size, const struct err *e);
-NODISCARD int store_snapshot(struct store *s, store_snapshot_done *done, void *ctx, struct err *e);
-/* Makes a new store out of such a file, of ours or of a real etcd; refuses when `name` exists. Blocking, for commands. */
-NODISCARD int store_restore(int dirfd, const char *name, int snapshot_fd, int64_t *ret_rev,
-                            struct err *e);
-/* Verifies every page, key and revision of a store that nobody has open; with `repair` what can be rebuilt is (the
- * index of current keys from the log). `say` hears of each finding. Blocking, for commands. */
-NODISCARD int store_check(int dirfd, const char *name, bool repair,
-                          void (*say)(void *ctx, const char *finding), void *ctx, struct err *e);
-
-/* Small named records beside the keys (users, roles, member identity), outside revisions and watches. */
-void store_aux_put(struct store *s, struct span bucket, struct span key, struct span value,
-                   store_done *done, void *ctx); /* value.p NULL: delete */
-NODISCARD int store_aux_scan(struct store *s, struct span bucket,
-                             int (*cb)(void *ctx, struct span key, struct span value), void *ctx,
-                             struct err *e);
 
 /* ---- etcd's texts, as constants for the callers that make answers themselves ---- */
 

@@ -2,7 +2,8 @@
 #ifndef KF_STORE_INT_H
 #define KF_STORE_INT_H
 
-#include "internal/store/store.h"
+#include "internal/store/store_engine.h"
+#include "internal/store/store_impl.h"
 
 #include <sqlite3.h>
 
@@ -241,6 +242,7 @@ struct lease {
 };
 
 struct store_watch {
+    const struct store_impl *impl;
     struct list link; /* in synced or lagging */
     struct store *s;
     struct span key, end;
@@ -253,6 +255,7 @@ struct store_watch {
 };
 
 struct store {
+    const struct store_impl *impl;
     struct loop *l;
     struct store_opts o;
     sqlite3_vfs *vfs;
@@ -290,6 +293,26 @@ struct store {
     struct map leases;
     struct store_stat st;
 };
+
+/* The engine's side of store_impl.h: store.c, store_write.c, store_watch.c, store_lease.c, store_task.c */
+void engine_close(struct store *s);
+int64_t engine_rev(const struct store *s);
+int64_t engine_compact_rev(const struct store *s);
+void engine_stat(struct store *s, struct store_stat *ret);
+NODISCARD int engine_range_async(struct store *s, const struct store_range_req *q, size_t max_bytes,
+                                 store_range_done *done, void *ctx, struct err *e);
+void engine_txn(struct store *s, struct store_txn *own_txn, store_txn_done *done, void *ctx);
+NODISCARD int engine_watch_start(struct store *s, const struct store_watch_req *q,
+                                 store_watch_cb *cb, void *ctx, struct store_watch **ret,
+                                 struct err *e);
+void engine_watch_stop(struct store_watch *w);
+void engine_watch_resume(struct store_watch *w);
+void engine_watch_progress(struct store_watch *w);
+int64_t engine_watch_next_rev(const struct store_watch *w);
+void engine_lease_grant(struct store *s, int64_t id, int64_t ttl, store_lease_done *done,
+                        void *ctx);
+void engine_lease_revoke(struct store *s, int64_t id, store_done *done, void *ctx);
+void engine_compact(struct store *s, int64_t rev, bool physical, store_done *done, void *ctx);
 
 /* store.c */
 struct view store_view(struct store *s);

@@ -84,8 +84,8 @@ void lease_fini(struct store *s) {
 
 /* ---- public ---- */
 
-void store_lease_grant(struct store *s, int64_t id, int64_t ttl, store_lease_done *done,
-                       void *ctx) {
+void engine_lease_grant(struct store *s, int64_t id, int64_t ttl, store_lease_done *done,
+                        void *ctx) {
     struct wr *w = wr_new(WR_GRANT, 0);
     while (id == 0) {
         id = (int64_t)(rand_u64() >> 1);
@@ -105,7 +105,7 @@ void store_lease_grant(struct store *s, int64_t id, int64_t ttl, store_lease_don
     store_submit(s, w);
 }
 
-void store_lease_revoke(struct store *s, int64_t id, store_done *done, void *ctx) {
+void engine_lease_revoke(struct store *s, int64_t id, store_done *done, void *ctx) {
     struct wr *w = wr_new(WR_REVOKE, 0);
     w->a = id;
     w->cb.done = done;

@@ -319,7 +319,7 @@ void store_compacted(struct store *s, struct wr *w) {
     }
 }
 
-void store_compact(struct store *s, int64_t rev, bool physical, store_done *done, void *ctx) {
+void engine_compact(struct store *s, int64_t rev, bool physical, store_done *done, void *ctx) {
     struct wr *w = wr_new(WR_COMPACT, 0);
     w->a = rev;
     w->flag = physical;

@@ -428,19 +428,28 @@ struct got {
     bool done;
     int rc;
     size_t n;
+    int64_t rev;
 };
 static void on_range(void *ctx, int rc, const struct store_range_res *r, const struct err *e) {
     (void)e;
-    *(struct got *)ctx = (struct got){true, rc, rc == 0 ? r->n : 0};
+    *(struct got *)ctx = (struct got){true, rc, rc == 0 ? r->n : 0, 0};
 }
 static int on_scan(void *ctx, const struct store_kv *kv) {
+    struct got *g = ctx;
     (void)kv;
-    ++*(int *)ctx;
+    g->n++;
     return 0;
+}
+static void on_scanned(void *ctx, int rc, int64_t rev, const struct err *e) {
+    struct got *g = ctx;
+    (void)e;
+    g->done = true;
+    g->rc = rc;
+    g->rev = rev;
 }
 static void on_done(void *ctx, int rc, const struct err *e) {
     (void)e;
-    *(struct got *)ctx = (struct got){true, rc, 0};
+    *(struct got *)ctx = (struct got){true, rc, 0, 0};
 }
 static int on_aux(void *ctx, struct span key, struct span value) {
     struct buf *b = ctx;
@@ -469,11 +478,13 @@ TEST(store, async_range_scan_aux) {
     await(&b, &g);
     ASSERT_EQ(0, g.rc);
     ASSERT_EQ(10, g.n);
-    int n = 0;
-    int64_t rev;
-    ASSERT_OK(store_scan(b.s, SPAN_LIT("k1"), SPAN_LIT("k2"), on_scan, &n, &rev, &e), &e);
-    ASSERT_EQ(10, n);
-    ASSERT_EQ(21, rev);
+    g = (struct got){0};
+    ASSERT_OK(store_scan(b.s, SPAN_LIT("k1"), SPAN_LIT("k2"), on_scan, on_scanned, &g, &e), &e);
+    ASSERT(!g.done);
+    await(&b, &g);
+    ASSERT_EQ(0, g.rc);
+    ASSERT_EQ(10, g.n);
+    ASSERT_EQ(21, g.rev);
     g = (struct got){0};
     store_aux_put(b.s, SPAN_LIT("users"), SPAN_LIT("root"), SPAN_LIT("x"), on_done, &g);
     await(&b, &g);

@@ -360,8 +360,8 @@ static void pump(struct loop_timer *t) {
 
 /* ---- public ---- */
 
-int store_watch_start(struct store *s, const struct store_watch_req *q, store_watch_cb *cb,
-                      void *ctx, struct store_watch **ret, struct err *e) {
+int engine_watch_start(struct store *s, const struct store_watch_req *q, store_watch_cb *cb,
+                       void *ctx, struct store_watch **ret, struct err *e) {
     if (!q->key.n) {
         return err_pub(e, ERR_INVALID, STORE_E_EMPTY_KEY);
     }
@@ -377,6 +377,7 @@ int store_watch_start(struct store *s, const struct store_watch_req *q, store_wa
     bool all = q->key.n == 1 && q->key.p[0] == 0 && q->end.n == 1 && q->end.p[0] == 0;
     w->key = span_of(w->own, all ? 0 : q->key.n);
     w->end = span_of(w->own + q->key.n, q->end.n);
+    w->impl = s->impl;
     w->s = s;
     w->cb = cb;
     w->ctx = ctx;
@@ -394,10 +395,7 @@ int store_watch_start(struct store *s, const struct store_watch_req *q, store_wa
     return 0;
 }
 
-void store_watch_stop(struct store_watch *w) {
-    if (!w) {
-        return;
-    }
+void engine_watch_stop(struct store_watch *w) {
     if (w->in_call) {
         if (!w->dead) {
             w->dead = true;
@@ -413,7 +411,7 @@ void store_watch_stop(struct store_watch *w) {
     free(w);
 }
 
-void store_watch_resume(struct store_watch *w) {
+void engine_watch_resume(struct store_watch *w) {
     if (w->paused && !w->cancelled) {
         w->paused = false;
         move(w, true);
@@ -421,7 +419,7 @@ void store_watch_resume(struct store_watch *w) {
     }
 }
 
-void store_watch_progress(struct store_watch *w) {
+void engine_watch_progress(struct store_watch *w) {
     if (!w->cancelled) {
         w->want_progress = true;
         move(w, true);
@@ -429,7 +427,7 @@ void store_watch_progress(struct store_watch *w) {
     }
 }
 
-int64_t store_watch_next_rev(const struct store_watch *w) {
+int64_t engine_watch_next_rev(const struct store_watch *w) {
     return w->next;
 }
 

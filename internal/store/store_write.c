@@ -494,7 +494,7 @@ static int run_read_only(struct store *s, struct wr *w) {
     return rc;
 }
 
-void store_txn(struct store *s, struct store_txn *own_txn, store_txn_done *done, void *ctx) {
+void engine_txn(struct store *s, struct store_txn *own_txn, store_txn_done *done, void *ctx) {
     struct wr *w = wr_new(WR_TXN, 0);
     w->txn = own_txn;
     w->cb.txn_done = done;

@@ -12,7 +12,7 @@
 #define KF_STORESRV_H
 
 #include "internal/http/http.h"
-#include "internal/store/store.h"
+#include "internal/store/store_engine.h"
 
 struct storesrv;
 

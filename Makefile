@@ -27,7 +27,7 @@ lib_c := $(sort $(filter-out $(test_c) $(fuzz_c) $(t_c),$(wildcard internal/*/*.
 cmd_c := $(sort $(wildcard cmd/*.c))
 headers := $(sort $(wildcard internal/*/*.h cmd/*.h))
 # Headers are laid out by hand: clang-format would run their aligned comments together.
-formatted := $(cmd_c) $(filter-out $(generated),$(lib_c)) $(t_c) $(test_c) $(fuzz_c)
+formatted := $(cmd_c) $(filter-out $(generated),$(lib_c)) $(t_c) $(test_c) $(fuzz_c) $(wildcard scripts/bench/*.c)
 
 # --- variants: <name>_cc, <name>_flags ; objects in build/obj/<name>/ ----------------------------
 
@@ -93,6 +93,14 @@ $(B)/kfarm.debug: $(call objs,rel,$(cmd_c) $(lib_c)) | $(B)/deps.stamp
 	$(call say,link,$@)musl-gcc -static -no-pie -g -Wl,--gc-sections -Wl,-z,relro,-z,now \
 	  -Wl,-z,noexecstack -Wl,-z,stack-size=1048576 -Wl,--build-id=sha1 -o $@ $(filter %.o,$^) \
 	  $(rel_libs)
+
+# The benchmarks' load generator for etcd's API: of ours only bytes and protobuf.
+load_c := $(wildcard scripts/bench/*.c internal/base/*.c) internal/wire/wire.c
+load_c := $(filter-out %_test.c,$(load_c))
+-include $(patsubst %.o,%.d,$(call objs,rel,$(load_c)))
+
+$(B)/etcdload: $(call objs,rel,$(load_c)) | $(B)/deps.stamp
+	$(call say,link,$@)musl-gcc -static -no-pie -g -o $@ $^ $(rel_libs)
 
 # --- dependencies, generated sources -------------------------------------------------------------
 

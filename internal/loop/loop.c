@@ -262,6 +262,7 @@ int loop_run(struct loop *l, struct err *e) {
         }
     }
     run_hooks(l);
+    l->stopping = false; /* single steps may follow, to finish what is out */
     return 0;
 }
 

@@ -152,6 +152,26 @@ static void job_done(struct loop_work *w) {
     (*j->next)++;
 }
 
+static void stop_loop(struct loop_timer *t) {
+    loop_stop((struct loop *)(uintptr_t)CONTAINER_OF(t, struct tick, t)->fired_ns);
+}
+
+/* What is being closed after a run takes single steps until its work is done. */
+TEST(loop, steps_go_on_after_a_run_was_stopped) {
+    struct err e = ERR_INIT;
+    struct loop *l;
+    struct tick a = {{0}, 0, 0}, b = {{0}, 0, 0};
+    ASSERT_OK(loop_new_virtual(&l, 1, &e), &e);
+    a.fired_ns = (uintptr_t)l;
+    loop_timer_start(l, &a.t, 10, stop_loop, "a");
+    loop_timer_start(l, &b.t, 20, on_tick, "b");
+    ASSERT_OK(loop_run(l, &e), &e);
+    ASSERT_EQ(0, b.n);
+    ASSERT_OK(loop_step(l, NS_PER_S, &e), &e);
+    ASSERT_EQ(1, b.n);
+    loop_free(l);
+}
+
 TEST(loop, work_comes_back_in_order) {
     struct err e = ERR_INIT;
     struct loop *l;

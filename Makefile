@@ -58,6 +58,8 @@ tsan_cc := gcc
 tsan_flags := $(common) $(glibc) -O1 -fno-omit-frame-pointer -fsanitize=thread -Wno-maybe-uninitialized
 fuzz_cc := clang
 fuzz_flags := $(common) $(glibc) $(asan) -fsanitize=fuzzer-no-link -DKF_FUZZ_MAIN
+cov_cc := gcc
+cov_flags := $(common) $(glibc) -O0 --coverage -Wno-maybe-uninitialized
 clang_cc := clang
 clang_flags := $(common) $(glibc) -O0 -g0
 
@@ -73,7 +75,7 @@ $(B)/obj/$(1)/%.o: %.c Makefile $(B)/deps.stamp
 	$$(call say,$(1),$$<)mkdir -p $$(@D); $(ccache) $$($(1)_cc) $$($(1)_flags) -MMD -MP -c $$< -o $$@
 -include $$(patsubst %.o,%.d,$$(call objs,$(1),$(cmd_c) $(lib_c) $(t_c) $(test_c) $(fuzz_c)))
 endef
-$(foreach v,rel check check-clang tsan fuzz clang,$(eval $(call VARIANT,$(v))))
+$(foreach v,rel check check-clang tsan fuzz cov clang,$(eval $(call VARIANT,$(v))))
 
 # --- the product ---------------------------------------------------------------------------------
 
@@ -128,7 +130,7 @@ asan_env := ASAN_OPTIONS=detect_leaks=1:abort_on_error=0:strict_string_checks=1 
 
 runner := $(B)/$(CHECK)/kfarm-tests
 
-.PHONY: check unit fuzz-replay tsan fuzz clang
+.PHONY: check unit fuzz-replay tsan cov fuzz clang
 check: unit fuzz-replay clang lint
 
 # Our objects reach the test programs as an archive: they take what the tests use.
@@ -136,7 +138,7 @@ define ARCHIVE
 $(B)/$(1)/libkfarm.a: $$(call objs,$(1),$(lib_c))
 	@mkdir -p $$(@D); rm -f $$@; ar rcsTD $$@ $$^
 endef
-$(foreach v,check check-clang tsan fuzz,$(eval $(call ARCHIVE,$(v))))
+$(foreach v,check check-clang tsan fuzz cov,$(eval $(call ARCHIVE,$(v))))
 
 # One runner holds every test and every fuzz target.
 unit: $(runner)
@@ -157,6 +159,16 @@ tsan: $(B)/tsan/kfarm-tests
 $(B)/tsan/kfarm-tests: $(call objs,tsan,$(t_c) $(test_c) $(fuzz_c)) $(B)/tsan/libkfarm.a
 	$(call say,link,$@)mkdir -p $(@D); gcc -fsanitize=thread -o $@ $^ $(glibc_libs)
 
+# Lines that the unit tests and the fuzz corpora run, by package; lines never run: build/cov/<source>.gcov.
+cov: $(B)/cov/kfarm-tests
+	$(Q)find $(B)/obj/cov -name '*.gcda' -delete
+	$(call say,cov,$<)timeout 900 $< $(TESTS) >/dev/null
+	$(Q)scripts/fuzz-replay $< >/dev/null
+	$(Q)scripts/cov $(B)/obj/cov $(B)/cov
+
+$(B)/cov/kfarm-tests: $(call objs,cov,$(t_c) $(test_c) $(fuzz_c)) $(B)/cov/libkfarm.a
+	$(call say,link,$@)mkdir -p $(@D); gcc --coverage -o $@ $^ $(glibc_libs)
+
 # All targets are in one binary, T=<pkg>_<name> chooses: `make fuzz T=dhcp_msg TIME=60`.
 TIME ?= 60
 fuzz: $(B)/fuzz/kfarm-fuzz
@@ -173,7 +185,7 @@ clang: $(call objs,clang,$(cmd_c) $(lib_c) $(t_c) $(test_c) $(fuzz_c))
 
 .PHONY: lint check-headers check-format fmt
 lint: all check-headers check-format
-	$(call say,lint,layers)scripts/check-layers
+	$(call say,lint,layers)scripts/check-layers $(B)/obj/rel
 	$(call say,lint,banned)scripts/check-banned
 	$(call say,lint,globals)scripts/check-globals $(B)/obj/rel
 	@echo 'lint: clean'
@@ -212,7 +224,8 @@ help:
 	  'make deps          fetch and build the third-party libraries (cached outside the tree)' \
 	  'make check         unit tests and fuzz replay with ASan+UBSan, clang, lint; TESTS=pattern, CC=clang' \
 	  'make tsan          the same tests with the thread sanitizer' \
-	  'make fuzz T=p_n    libFuzzer on target n of package p; TIME=seconds ARGS=' \
+	  'make cov           lines of code that the same tests run, by package' \
+  'make fuzz T=p_n    libFuzzer on target n of package p; TIME=seconds ARGS=' \
 	  'make lint          layers, headers, banned functions, globals, format' \
 	  'make fmt           format the sources' \
 	  'make clang         compile everything with clang' \

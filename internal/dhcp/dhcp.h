@@ -174,8 +174,9 @@ struct dhcp_lease {
     uint32_t ip, subnet;
     enum dhcp_state state;
     struct dhcp_hw hw;     /* owner; empty when nobody gets it back (declined) */
-    uint64_t until_ns;     /* end of the state; unused when free */
+    uint64_t until_ns;     /* end of the state; FREE: since when, which orders whose address is given away first */
     uint64_t probed_ns;    /* when nobody was found to use it; 0 never */
+    uint64_t answered_ns;  /* when somebody was found to use it while it was bound; 0 never */
     uint32_t replaces;     /* address that its owner still holds until it accepts this one; 0: none */
     uint64_t rate_ns;      /* message budget of the owner, see LIM_DHCP_RATE_* */
     char hostname[LIM_DHCP_HOSTNAME + 1];
@@ -265,7 +266,7 @@ NODISCARD int dhcp_server_configure(struct dhcp_server *s, const struct dhcp_sub
 void dhcp_server_input(struct dhcp_server *s, const struct dhcp_in *in, struct dhcp_out *out);
 /* Result of a probe that DHCP_PROBE asked for. */
 void dhcp_server_probed(struct dhcp_server *s, uint32_t ip, bool in_use, uint64_t now_ns);
-/* Puts a stored lease back (start-up). -ERR_LIMIT when the table is full. */
+/* Puts a stored lease back (start-up, before the first configuration). -ERR_LIMIT when the table is full. */
 NODISCARD int dhcp_server_restore(struct dhcp_server *s, const struct dhcp_lease *l, uint64_t now_ns);
 /* The live lease of an address or of a machine on a subnet: BOUND and not run out; NULL otherwise. */
 const struct dhcp_lease *dhcp_server_lease_of(const struct dhcp_server *s, uint32_t ip, uint64_t now_ns);

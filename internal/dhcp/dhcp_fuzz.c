@@ -141,20 +141,10 @@ int dhcp_prop_record(const uint8_t *p, size_t n) {
     return bad;
 }
 
-/* ---- the server against a model ---- */
+/* ---- the lab ---- */
 
-enum {
-    SUBNET = 0x0a4d0000,
-    MASK = 0xfffffff0,
-    FIRST = SUBNET + 4,
-    LAST = SUBNET + 9,
-    US = SUBNET + 1,
-    CLIENTS = 10
-};
-
-/* Clients 0 and 1 are the two NICs of one declared machine with a fixed address inside the range, client 2 another with one
- * outside of it. */
-static const struct dhcp_host hosts[] = {{"two-nics", SUBNET + 6}, {"outside", SUBNET + 12}};
+static const struct dhcp_host hosts[] = {{"two-nics", DHCP_LAB_TWO_NICS},
+                                         {"outside", DHCP_LAB_OUTSIDE}};
 
 static const struct dhcp_host *host_by_hw(void *ctx, const struct dhcp_subnet *sn,
                                           struct dhcp_hw hw) {
@@ -175,7 +165,63 @@ static void options(void *ctx, const struct dhcp_request *rq, struct dhcp_opts *
     (void)file;
     (void)siaddr;
 }
-static const struct dhcp_ops ops = {host_by_hw, host_by_ip, options};
+const struct dhcp_ops dhcp_lab_ops = {host_by_hw, host_by_ip, options};
+
+struct dhcp_hw dhcp_lab_hw(unsigned client) {
+    return (struct dhcp_hw){6, {0x52, 0x54, 0, 0x77, 0, (uint8_t)client}};
+}
+
+int dhcp_lab_configure(struct dhcp_server *s, uint32_t lease_s, struct err *e) {
+    const struct dhcp_subnet sn = {.addr = DHCP_LAB_NET,
+                                   .mask = 0xfffffff0,
+                                   .range_lo = DHCP_LAB_FIRST,
+                                   .range_hi = DHCP_LAB_LAST,
+                                   .router = DHCP_LAB_ROUTER,
+                                   .lease_s = lease_s,
+                                   .offer_s = DHCP_LAB_OFFER_S,
+                                   .decline_s = DHCP_LAB_DECLINE_S,
+                                   .probe = true};
+    return dhcp_server_configure(s, &sn, 1, e);
+}
+
+void dhcp_lab_send(struct dhcp_server *s, const struct dhcp_lab_ask *a, struct dhcp_out *out) {
+    struct dhcp_msg m = {.op = 1, .htype = 1, .hlen = 6, .xid = a->client, .ciaddr = a->ciaddr};
+    struct dhcp_msg *in = new_zero(struct dhcp_msg);
+    struct dhcp_opts o = {.n = 0};
+    AUTO(buf) struct buf b = BUF_INIT(2048);
+    const char *why;
+    struct dhcp_hw hw = dhcp_lab_hw(a->client);
+    memcpy(m.chaddr, hw.b, 6);
+    dhcp_opts_u8(&o, DHCP_OPT_TYPE, true, a->type);
+    if (a->wish) {
+        dhcp_opts_u32(&o, DHCP_OPT_REQUESTED_IP, true, a->wish);
+    }
+    if (a->server) {
+        dhcp_opts_u32(&o, DHCP_OPT_SERVER_ID, true, a->server);
+    }
+    if (a->is_boot) {
+        dhcp_opts_add(&o, DHCP_OPT_VENDOR_CLASS, true, SPAN_LIT("PXEClient"));
+    }
+    CHECK(dhcp_msg_write(&m, &o, 548, &b) == 0 && dhcp_msg_parse(in, buf_view(&b), &why) == 0);
+    const struct dhcp_in turn = {
+        .m = in, .local_ip = DHCP_LAB_US, .was_unicast = a->ciaddr != 0, .now_ns = a->now_ns};
+    dhcp_server_input(s, &turn, out);
+    while (out->act == DHCP_PROBE) {
+        dhcp_server_probed(s, out->probe_ip, a->in_use(a->ctx, out->probe_ip), a->now_ns);
+        dhcp_server_input(s, &turn, out);
+    }
+    free(in);
+}
+
+/* ---- the server against a model ---- */
+
+enum {
+    LAB_SIZE = 16,
+    CLIENTS = 10,
+    LEASE_S = 600, /* or, after a change of configuration, */
+    LEASE_SHORT_S = 100,
+    DECLINE_RESERVED_S = 60,
+};
 
 struct world {
     struct t_gen g;
@@ -187,61 +233,75 @@ struct world {
         uint32_t offered, bound;
         uint64_t until;
     } client[CLIENTS];
+    uint64_t blocked_until[LAB_SIZE]; /* no later than this is the address free again */
+    uint32_t lease_s;
     struct buf journal;
-    bool is_boot; /* the last request came from firmware */
+    bool is_boot,
+        was_probed_used; /* the last request came from firmware; found an address in use */
     int bad;
 };
 
-static struct dhcp_hw hw_of(unsigned client) {
-    return (struct dhcp_hw){6, {0x52, 0x54, 0, 0x77, 0, (uint8_t)client}};
+static void block(struct world *w, uint32_t ip, uint64_t seconds) {
+    uint64_t *until = &w->blocked_until[ip % LAB_SIZE], to = w->now + seconds * NS_PER_S;
+    *until = to > *until ? to : *until;
+}
+static void block_declined(struct world *w, uint32_t ip) {
+    block(w, ip, host_by_ip(NULL, NULL, ip) ? DECLINE_RESERVED_S : DHCP_LAB_DECLINE_S);
+}
+
+static bool in_use(void *ctx, uint32_t ip) {
+    struct world *w = ctx;
+    bool used = t_gen_u32(&w->g, 0, 5) == 0;
+    if (used) {
+        w->was_probed_used = true;
+        block_declined(w, ip);
+    }
+    return used;
 }
 
 static void request(struct world *w, unsigned c, uint8_t type, uint32_t ciaddr, uint32_t wish,
                     uint32_t server) {
-    struct dhcp_msg m = {.op = 1, .htype = 1, .hlen = 6, .xid = c, .ciaddr = ciaddr};
-    struct dhcp_msg *in = new_zero(struct dhcp_msg);
-    struct dhcp_opts o = {.n = 0};
-    AUTO(buf) struct buf b = BUF_INIT(2048);
-    const char *why;
-    struct dhcp_hw hw = hw_of(c);
-    memcpy(m.chaddr, hw.b, 6);
-    dhcp_opts_u8(&o, DHCP_OPT_TYPE, true, type);
-    if (wish) {
-        dhcp_opts_u32(&o, DHCP_OPT_REQUESTED_IP, true, wish);
-    }
-    if (server) {
-        dhcp_opts_u32(&o, DHCP_OPT_SERVER_ID, true, server);
-    }
+    w->was_probed_used = false;
     w->is_boot = t_gen_u32(&w->g, 0, 1);
-    if (w->is_boot) {
-        dhcp_opts_add(&o, DHCP_OPT_VENDOR_CLASS, true, SPAN_LIT("PXEClient"));
-    }
-    w->bad |= dhcp_msg_write(&m, &o, 548, &b) < 0 || dhcp_msg_parse(in, buf_view(&b), &why) < 0;
-    const struct dhcp_in turn = {
-        .m = in, .local_ip = US, .was_unicast = ciaddr != 0, .now_ns = w->now};
-    dhcp_server_input(w->s, &turn, &w->out);
-    while (w->out.act == DHCP_PROBE) {
-        dhcp_server_probed(w->s, w->out.probe_ip, t_gen_u32(&w->g, 0, 5) == 0, w->now);
-        dhcp_server_input(w->s, &turn, &w->out);
-    }
+    const struct dhcp_lab_ask a = {.now_ns = w->now,
+                                   .client = c,
+                                   .is_boot = w->is_boot,
+                                   .type = type,
+                                   .ciaddr = ciaddr,
+                                   .wish = wish,
+                                   .server = server,
+                                   .in_use = in_use,
+                                   .ctx = w};
+    dhcp_lab_send(w->s, &a, &w->out);
     if (w->out.changed) {
         dhcp_record_write(w->out.changed, w->now, w->now / NS_PER_S, &w->journal);
     }
-    free(in);
 }
 
 static bool legal(unsigned c, uint32_t ip) {
-    const struct dhcp_host *own = host_by_hw(NULL, NULL, hw_of(c)),
+    const struct dhcp_host *own = host_by_hw(NULL, NULL, dhcp_lab_hw(c)),
                            *of = host_by_ip(NULL, NULL, ip);
-    return of ? of == own : ip >= FIRST && ip <= LAST;
+    return of ? of == own : ip >= DHCP_LAB_FIRST && ip <= DHCP_LAB_LAST && ip != DHCP_LAB_ROUTER;
 }
 
-/* Nobody else was told that he has this address; but the other NIC of a machine that boots again loses it. */
-static void take_from_others(struct world *w, unsigned c, uint32_t ip) {
+/* A machine gets its declared address when that is free, and nobody is sent away while an address is. */
+static void check_discover(struct world *w, unsigned c, bool own_is_free) {
+    const struct dhcp_host *own = host_by_hw(NULL, NULL, dhcp_lab_hw(c));
+    w->bad |= w->out.act == DHCP_SEND && own_is_free && !w->was_probed_used &&
+              w->client[c].offered != own->ip;
+    for (uint32_t ip = DHCP_LAB_NET;
+         ip < DHCP_LAB_NET + LAB_SIZE && str_eq(w->out.why, "no free address"); ip++) {
+        w->bad |= legal(c, ip) && w->blocked_until[ip % LAB_SIZE] <= w->now;
+    }
+}
+
+/* Nobody else was told that he has this address; but a NIC of a machine that boots again may be offered what the other one
+ * has, which loses it when the offer is accepted. */
+static void check_others(struct world *w, unsigned c, uint32_t ip, bool is_ack) {
     for (unsigned k = 0; k < CLIENTS; k++) {
         if (ip && k != c && w->client[k].bound == ip && w->client[k].until > w->now) {
             w->bad |= !(c < 2 && k < 2 && ip == hosts[0].ip && w->is_boot);
-            w->client[k].bound = 0;
+            w->client[k].bound = is_ack ? 0 : ip;
         }
     }
 }
@@ -252,53 +312,58 @@ static void check_answer(struct world *w, unsigned c) {
     if (w->out.act == DHCP_SEND && dhcp_msg_parse(r, buf_view(&w->out.pkt), &why) < 0) {
         w->bad = 1;
     } else if (w->out.act == DHCP_SEND && r->type != DHCP_NAK) {
-        w->bad |= r->xid != c || r->op != 2 || dhcp_get_ip(r, DHCP_OPT_SERVER_ID, 0) != US;
+        w->bad |= r->xid != c || r->op != 2 || dhcp_get_ip(r, DHCP_OPT_SERVER_ID, 0) != DHCP_LAB_US;
         w->bad |= r->yiaddr && !legal(c, r->yiaddr);
-        take_from_others(w, c, r->yiaddr);
+        check_others(w, c, r->yiaddr, r->type == DHCP_ACK);
         if (r->type == DHCP_OFFER) {
             w->client[c].offered = r->yiaddr;
+            block(w, r->yiaddr, DHCP_LAB_OFFER_S);
         } else if (r->yiaddr) {
             w->bad |= !w->out.changed || w->out.changed->ip != r->yiaddr ||
                       w->out.changed->state != DHCP_BOUND;
             w->client[c].bound = r->yiaddr;
-            w->client[c].until = w->now + 600 * NS_PER_S;
+            w->client[c].until = w->now + w->lease_s * NS_PER_S;
+            block(w, r->yiaddr, w->lease_s);
         }
     }
     free(r);
 }
 
-static void restart(struct world *w) {
-    const struct dhcp_subnet sn = {.addr = SUBNET,
-                                   .mask = MASK,
-                                   .range_lo = FIRST,
-                                   .range_hi = LAST,
-                                   .router = SUBNET + 5,
-                                   .lease_s = 600,
-                                   .offer_s = 60,
-                                   .decline_s = 300,
-                                   .probe = true};
+static void configure(struct world *w, uint32_t lease_s) {
     struct err e = ERR_INIT;
+    w->lease_s = lease_s;
+    w->bad |= dhcp_lab_configure(w->s, lease_s, &e) < 0;
+}
+
+static void restart(struct world *w) {
     struct dhcp_lease *l = new_zero(struct dhcp_lease);
     struct span s = buf_view(&w->journal);
     dhcp_server_free(w->s);
-    w->s = dhcp_server_new(&ops, NULL, 64);
+    w->s = dhcp_server_new(&dhcp_lab_ops, NULL, DHCP_LAB_LEASES);
     while (dhcp_record_read(&s, w->now, w->now / NS_PER_S, l) == 0) {
         w->bad |= dhcp_server_restore(w->s, l, w->now) < 0;
     }
-    w->bad |= s.n != 0 || dhcp_server_configure(w->s, &sn, 1, &e) < 0;
+    w->bad |= s.n != 0;
     free(l);
+    configure(w, LEASE_S);
 }
 
 static void step(struct world *w) {
     unsigned c = t_gen_u32(&w->g, 0, CLIENTS - 1);
-    uint32_t any = t_gen_u32(&w->g, 0, 3) ? 0 : SUBNET + t_gen_u32(&w->g, 0, 20);
+    uint32_t any = t_gen_u32(&w->g, 0, 3) ? 0 : DHCP_LAB_NET + t_gen_u32(&w->g, 0, 20);
     uint32_t bound = w->client[c].bound;
+    const struct dhcp_host *own = host_by_hw(NULL, NULL, dhcp_lab_hw(c));
+    bool own_is_free = own && w->blocked_until[own->ip % LAB_SIZE] <= w->now;
     switch (t_gen_u32(&w->g, 0, 9)) {
     case 0:
-    case 1: request(w, c, DHCP_DISCOVER, 0, any, 0); break;
+    case 1:
+        request(w, c, DHCP_DISCOVER, 0, any, 0);
+        check_answer(w, c);
+        check_discover(w, c, own_is_free);
+        return;
     case 2:
     case 3:
-    case 4: request(w, c, DHCP_REQUEST, 0, any ? any : w->client[c].offered, US); break;
+    case 4: request(w, c, DHCP_REQUEST, 0, any ? any : w->client[c].offered, DHCP_LAB_US); break;
     case 5:
         request(w, c, DHCP_REQUEST, 0, any ? any : bound, 0); /* INIT-REBOOT */
         break;
@@ -307,21 +372,25 @@ static void step(struct world *w) {
         break;
     case 7:
         request(w, c, t_gen_u32(&w->g, 0, 1) ? DHCP_RELEASE : DHCP_INFORM, any ? any : bound, 0,
-                US);
+                DHCP_LAB_US);
         if (w->out.changed) {
             w->client[c].bound = 0;
         }
         break;
     case 8:
-        request(w, c, DHCP_DECLINE, 0, any ? any : bound, US);
+        request(w, c, DHCP_DECLINE, 0, any ? any : bound, DHCP_LAB_US);
         if (w->out.changed) {
+            block_declined(w, any ? any : bound);
             w->client[c].bound = 0;
         }
         break;
     default:
         w->now += t_gen_u32(&w->g, 0, 400) * NS_PER_S;
-        if (t_gen_u32(&w->g, 0, 3) == 0) {
-            restart(w);
+        switch (t_gen_u32(&w->g, 0, 7)) {
+        case 0:
+        case 1: restart(w); break;
+        case 2: configure(w, w->lease_s == LEASE_S ? LEASE_SHORT_S : LEASE_S); break;
+        default: break;
         }
         return;
     }

@@ -1,8 +1,10 @@
 /* Private to dhcp: the lease table behind the server.
  *
  * Every lease is in by_ip and in one list of its subnet (or of `orphans` when no subnet covers it any more); the lease
- * that a machine holds or last held on a subnet is also in by_hw. Within a list leases are ordered by `until_ns`, since a
- * subnet has one duration per state; so running out is a walk from the front. */
+ * that a machine holds or last held on a subnet is also in by_hw. Within a list leases are ordered by `until_ns`, so running
+ * out is a walk from the front. A subnet has one duration per state, so what is added belongs at the end; the exceptions
+ * walk back from there: a declared address has a shorter quarantine. A new configuration may bring a shorter lease: then
+ * that walk would pass every lease there is, so the bound ones wait for their end in a list of their own. */
 #ifndef KF_DHCP_INT_H
 #define KF_DHCP_INT_H
 
@@ -13,6 +15,7 @@ struct dhcp_pool {
     uint64_t *taken; /* one bit per address of the range: a lease record exists */
     size_t n_addrs;
     struct list leases[DHCP_STATE_MAX_];
+    struct list bound_before; /* BOUND since before the last dhcp_server_configure and not renewed */
 };
 
 struct dhcp_complaint { /* DECLINEs of one client, by hash of its address */

@@ -76,7 +76,14 @@ void dhcp_lease_move(struct dhcp_server *s, struct dhcp_lease *l, enum dhcp_stat
     l->state = to;
     l->until_ns = until_ns;
     list_del(&l->link);
-    list_add_tail(list_of(s, l), &l->link);
+    struct list *head = list_of(s, l), *before = head;
+    if (head != &s->orphans && to != DHCP_FREE) { /* mostly no step: see dhcp_int.h */
+        while (before->prev != head &&
+               CONTAINER_OF(before->prev, struct dhcp_lease, link)->until_ns > until_ns) {
+            before = before->prev;
+        }
+    }
+    list_add_tail(before, &l->link);
 }
 
 /* Makes room in a full table at the cost of the memory of who had an address long ago. */
@@ -88,7 +95,23 @@ static bool forget_one(struct dhcp_server *s) {
             return true;
         }
     }
+    if (!list_empty(&s->orphans)) { /* of a subnet that is served no more */
+        lease_drop(s, CONTAINER_OF(s->orphans.next, struct dhcp_lease, link));
+        return true;
+    }
     return false;
+}
+
+/* From now on this is the lease by which its owner is known. */
+static void make_current(struct dhcp_server *s, struct dhcp_lease *l) {
+    struct hw_key k = hw_key(l->subnet, l->hw);
+    struct dhcp_lease *old = map_put(&s->by_hw, span_of(k.b, k.n), l);
+    if (old && old != l && old->state == DHCP_OFFERED) {
+        dhcp_lease_move(s, old, DHCP_FREE, old->until_ns);
+    } else if (old && old != l && old->state == DHCP_BOUND) {
+        /* The machine may still use it: nobody else gets it before it has moved. */
+        l->replaces = old->ip;
+    }
 }
 
 struct dhcp_lease *dhcp_lease_take(struct dhcp_server *s, uint32_t ip, struct dhcp_hw hw) {
@@ -96,6 +119,7 @@ struct dhcp_lease *dhcp_lease_take(struct dhcp_server *s, uint32_t ip, struct dh
     struct dhcp_lease *l = dhcp_lease_at(s, ip);
     uint32_t subnet = p ? p->cfg.addr : ip;
     if (l && dhcp_hw_eq(l->hw, hw) && l->state != DHCP_DECLINED) {
+        make_current(s, l); /* it may have had another one since */
         return l;
     }
     if (!l) {
@@ -118,28 +142,22 @@ struct dhcp_lease *dhcp_lease_take(struct dhcp_server *s, uint32_t ip, struct dh
     l->agent_n = 0;
     l->rate_ns = 0;
     l->replaces = 0;
+    l->answered_ns = 0;
     dhcp_lease_move(s, l, DHCP_FREE, 0);
-    struct hw_key k = hw_key(subnet, hw);
-    struct dhcp_lease *old = map_put(&s->by_hw, span_of(k.b, k.n), l);
-    if (old && old != l && old->state == DHCP_OFFERED) {
-        dhcp_lease_move(s, old, DHCP_FREE, 0);
-    } else if (old && old != l && old->state == DHCP_BOUND) {
-        l->replaces =
-            old->ip; /* the machine may still use it: nobody else gets it before it has moved */
-    }
+    make_current(s, l);
     return l;
 }
 
 void dhcp_pool_expire(struct dhcp_server *s, struct dhcp_pool *p, uint64_t now_ns) {
-    static const enum dhcp_state ending[] = {DHCP_OFFERED, DHCP_BOUND, DHCP_DECLINED};
+    struct list *ending[] = {&p->leases[DHCP_OFFERED], &p->leases[DHCP_BOUND], &p->bound_before,
+                             &p->leases[DHCP_DECLINED]};
     for (size_t i = 0; i < ARRAY_LEN(ending); i++) {
-        struct list *head = &p->leases[ending[i]];
-        while (!list_empty(head)) {
-            struct dhcp_lease *l = CONTAINER_OF(head->next, struct dhcp_lease, link);
+        while (!list_empty(ending[i])) {
+            struct dhcp_lease *l = CONTAINER_OF(ending[i]->next, struct dhcp_lease, link);
             if (l->until_ns > now_ns) {
                 break;
             }
-            dhcp_lease_move(s, l, DHCP_FREE, 0);
+            dhcp_lease_move(s, l, DHCP_FREE, l->until_ns);
         }
     }
 }
@@ -262,6 +280,7 @@ static int pools_new(const struct dhcp_subnet *subnets, size_t n, struct dhcp_po
         for (size_t k = 0; k < DHCP_STATE_MAX_; k++) {
             list_init(&p->leases[k]);
         }
+        list_init(&p->bound_before);
     }
     *ret = pools;
     return 0;
@@ -303,7 +322,7 @@ int dhcp_server_configure(struct dhcp_server *s, const struct dhcp_subnet *subne
         struct dhcp_pool *p = dhcp_pool_of(s, l->ip);
         l->subnet = p ? p->cfg.addr : l->ip;
         mark(p, l->ip, true);
-        list_add_tail(list_of(s, l), &l->link);
+        list_add_tail(p && l->state == DHCP_BOUND ? &p->bound_before : list_of(s, l), &l->link);
         if (l->hw.n) { /* of several, the one that lasts longest comes last and stays */
             struct hw_key k = hw_key(l->subnet, l->hw);
             map_put(&s->by_hw, span_of(k.b, k.n), l);

@@ -204,6 +204,11 @@ static void grant(struct turn *t, uint8_t type, uint32_t yiaddr) {
 
 /* ---- which address ---- */
 
+/* A probe's result counts for some time. */
+static bool lately(const struct turn *t, uint64_t at_ns) {
+    return at_ns && t->in->now_ns - at_ns < PROBE_VALID_S * NS_PER_S;
+}
+
 /* May this client have this address now? Leaves reservations and other people's leases alone. */
 static bool usable(void *ctx, uint32_t ip) {
     const struct turn *t = ctx;
@@ -227,8 +232,9 @@ static bool usable(void *ctx, uint32_t ip) {
         return true;
     }
     /* Another NIC of the same machine holds it. Firmware asking means that the machine has been reset, so what held the
-     * address is gone; an operating system with both NICs up must not get one address twice. */
-    return owner && t->rq.client.stage != DHCP_STAGE_OS &&
+     * address is gone, unless it just answered a probe; an operating system with both NICs up must not get one address
+     * twice. */
+    return owner && t->rq.client.stage != DHCP_STAGE_OS && !lately(t, l->answered_ns) &&
            t->s->ops->host_by_hw(t->s->ctx, sn, l->hw) == owner;
 }
 
@@ -259,10 +265,18 @@ static uint32_t choose(struct turn *t, uint32_t wish) {
     return 0;
 }
 
+/* The lease that would give `ip` to the client. It becomes the client's own, unless another NIC of its machine is bound to
+ * it: that binding was promised and stays until the client has accepted (RFC 2131 §3.1, 4.3.2: the REQUEST commits, not the
+ * offer). NULL when the table is full. */
+static struct dhcp_lease *lease_for(struct turn *t, uint32_t ip) {
+    struct dhcp_lease *l = dhcp_lease_at(t->s, ip);
+    return l && l->state == DHCP_BOUND ? l : dhcp_lease_take(t->s, ip, t->rq.hw);
+}
+
 /* An address that nobody was just seen to hold is looked at first. True when the turn is over for now. */
 static bool probe_first(struct turn *t, struct dhcp_lease *l) {
-    bool fresh = l->probed_ns && t->in->now_ns - l->probed_ns < PROBE_VALID_S * NS_PER_S;
-    if (!t->pool->cfg.probe || l->state == DHCP_BOUND || fresh) {
+    bool holds = l->state == DHCP_BOUND && dhcp_hw_eq(l->hw, t->rq.hw);
+    if (!t->pool->cfg.probe || holds || lately(t, l->probed_ns)) {
         return false;
     }
     if (l->state == DHCP_FREE) {
@@ -304,7 +318,7 @@ static void on_discover(struct turn *t) {
         silent(t, "no free address");
         return;
     }
-    struct dhcp_lease *l = dhcp_lease_take(t->s, ip, t->rq.hw);
+    struct dhcp_lease *l = lease_for(t, ip);
     if (!l) {
         silent(t, "lease table full");
         return;
@@ -325,9 +339,11 @@ static void on_discover(struct turn *t) {
 static void bind_lease(struct turn *t, struct dhcp_lease *l) {
     struct dhcp_lease *old = l->replaces ? dhcp_lease_at(t->s, l->replaces) : NULL;
     if (old && old->state == DHCP_BOUND && dhcp_hw_eq(old->hw, l->hw)) {
-        dhcp_lease_move(t->s, old, DHCP_FREE, 0); /* one machine, one address: it has moved */
+        dhcp_lease_move(t->s, old, DHCP_FREE,
+                        t->in->now_ns); /* one machine, one address: it has moved */
     }
     l->replaces = 0;
+    l->probed_ns = 0; /* what was true before it had this owner */
     dhcp_lease_move(t->s, l, DHCP_BOUND, after(t, t->pool->cfg.lease_s));
     note_client(t, l);
     t->out->changed = l;
@@ -343,13 +359,13 @@ static void request_ip(struct turn *t, uint32_t ip) {
         nak(t, "address not available");
         return;
     }
-    struct dhcp_lease *l = dhcp_lease_take(t->s, ip, t->rq.hw);
+    struct dhcp_lease *l = lease_for(t, ip);
     if (!l) {
         silent(t, "lease table full");
     } else if (too_fast(t, l)) {
         silent(t, "client sends too much");
     } else if (!probe_first(t, l)) {
-        bind_lease(t, l);
+        bind_lease(t, dhcp_lease_take(t->s, ip, t->rq.hw)); /* a known lease: never NULL */
     }
 }
 
@@ -361,7 +377,7 @@ static void on_request(struct turn *t) {
     if (chosen) { /* SELECTING */
         if (chosen != t->rq.server_ip && chosen != t->in->local_ip) {
             if (l && l->state == DHCP_OFFERED) {
-                dhcp_lease_move(t->s, l, DHCP_FREE, 0);
+                dhcp_lease_move(t->s, l, DHCP_FREE, t->in->now_ns);
             }
             silent(t, "another server was chosen");
         } else if (!wish && !t->m->ciaddr) {
@@ -387,7 +403,7 @@ static void on_release(struct turn *t) {
     struct dhcp_lease *l = dhcp_lease_by_hw(t->s, t->pool, t->rq.hw);
     silent(t, "release has no answer");
     if (l && l->ip == t->m->ciaddr && l->state == DHCP_BOUND) {
-        dhcp_lease_move(t->s, l, DHCP_FREE, 0);
+        dhcp_lease_move(t->s, l, DHCP_FREE, t->in->now_ns);
         t->out->changed = l;
     } else {
         t->out->why = "release of somebody else's address";
@@ -431,7 +447,7 @@ static void on_decline(struct turn *t) {
         quarantine(t->s, t->pool, l, t->in->now_ns);
     } else {
         t->out->why = "declined too often: not believed";
-        dhcp_lease_move(t->s, l, DHCP_FREE, 0);
+        dhcp_lease_move(t->s, l, DHCP_FREE, t->in->now_ns);
     }
     t->out->changed = l;
 }
@@ -538,6 +554,8 @@ void dhcp_server_probed(struct dhcp_server *s, uint32_t ip, bool in_use, uint64_
     }
     if (!in_use) {
         l->probed_ns = now_ns;
+    } else if (l->state == DHCP_BOUND) {
+        l->answered_ns = now_ns; /* its holder, who keeps it */
     } else if (l->state == DHCP_OFFERED || l->state == DHCP_FREE) {
         quarantine(s, p, l, now_ns);
     }

@@ -70,8 +70,8 @@ struct t_gen {
 };
 uint32_t t_gen_u32(struct t_gen *g, uint32_t lo, uint32_t hi);
 struct span t_gen_bytes(struct t_gen *g, size_t max);
-/* Runs the property over `rounds` random inputs of up to max bytes; from a fixed seed; prints the seed on
- * failure. KF_SEED=n repeats one, KF_SEED=random starts anywhere. */
+/* Runs the property over `rounds` random inputs of up to max bytes; prints the seed of the input that failed. KF_SEED=
+ * repeats that one, KF_ROUNDS= multiplies the rounds. */
 void t_property(const char *name, int (*prop)(const uint8_t *p, size_t n), size_t rounds, size_t max);
 /* Directory of test data of this checkout (KF_TESTDATA, default "testdata"). */
 const char *t_testdata(void);

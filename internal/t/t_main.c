@@ -42,17 +42,16 @@ struct span t_gen_bytes(struct t_gen *g, size_t max) {
 
 void t_property(const char *name, int (*prop)(const uint8_t *p, size_t n), size_t rounds,
                 size_t max) {
-    const char *fixed = getenv("KF_SEED");
-    uint64_t seed = 20261122; /* the same inputs each time; KF_SEED=random looks further */
-    if (fixed && str_eq(fixed, "random")) {
-        seed = rand_u64();
-        fixed = NULL;
-    }
+    const char *fixed = getenv("KF_SEED"), *times = getenv("KF_ROUNDS");
+    uint64_t seed = rand_u64(), factor = 1;
     if (fixed && span_to_u64(span_str(fixed), 0, UINT64_MAX, &seed) < 0) {
         fail_msg("KF_SEED is not a number");
     }
+    if (times && span_to_u64(span_str(times), 1, 1000000, &factor) < 0) {
+        fail_msg("KF_ROUNDS is not a number from 1 to 1000000");
+    }
     uint8_t *data = mem_zero_alloc(max + 1);
-    for (size_t r = 0; r < rounds; r++, seed++) {
+    for (size_t r = 0; r < rounds * factor; r++, seed++) {
         uint64_t x = seed * 0x9e3779b97f4a7c15ull + 1;
         size_t n = (size_t)(x >> 33) % (max + 1);
         for (size_t i = 0; i < n; i++) {

@@ -23,11 +23,14 @@ generated := $(generators:internal/%/gen.py=$(B)/gen/%_gen.c)
 test_c := $(sort $(wildcard internal/*/*_test.c))
 fuzz_c := $(sort $(wildcard internal/*/*_fuzz.c))
 t_c := $(sort $(wildcard internal/t/*.c))
-lib_c := $(sort $(filter-out $(test_c) $(fuzz_c) $(t_c),$(wildcard internal/*/*.c))) $(generated)
+lin_c := $(sort $(filter-out $(test_c),$(wildcard internal/lin/*.c)))
+judge_c := $(filter-out internal/lin/lin_run%.c internal/lin/lin_main.c internal/lin/fault%.c,$(lin_c))
+lib_c := $(sort $(filter-out $(test_c) $(fuzz_c) $(t_c) $(lin_c),$(wildcard internal/*/*.c))) $(generated)
 cmd_c := $(sort $(wildcard cmd/*.c))
 headers := $(sort $(wildcard internal/*/*.h cmd/*.h))
 # Headers are laid out by hand: clang-format would run their aligned comments together.
-formatted := $(cmd_c) $(filter-out $(generated),$(lib_c)) $(t_c) $(test_c) $(fuzz_c) $(wildcard scripts/bench/*.c)
+formatted := $(cmd_c) $(filter-out $(generated),$(lib_c)) $(t_c) $(lin_c) $(test_c) $(fuzz_c) \
+  $(wildcard scripts/bench/*.c)
 
 # --- variants: <name>_cc, <name>_flags ; objects in build/obj/<name>/ ----------------------------
 
@@ -73,7 +76,7 @@ objs = $(patsubst %.c,$(B)/obj/$(1)/%.o,$(2))
 define VARIANT
 $(B)/obj/$(1)/%.o: %.c Makefile $(B)/deps.stamp
 	$$(call say,$(1),$$<)mkdir -p $$(@D); $(ccache) $$($(1)_cc) $$($(1)_flags) -MMD -MP -c $$< -o $$@
--include $$(patsubst %.o,%.d,$$(call objs,$(1),$(cmd_c) $(lib_c) $(t_c) $(test_c) $(fuzz_c)))
+-include $$(patsubst %.o,%.d,$$(call objs,$(1),$(cmd_c) $(lib_c) $(t_c) $(lin_c) $(test_c) $(fuzz_c)))
 endef
 $(foreach v,rel check check-clang tsan fuzz cov clang,$(eval $(call VARIANT,$(v))))
 
@@ -147,16 +150,16 @@ unit: $(runner)
 fuzz-replay: $(runner)
 	$(call say,replay,testdata/*/corpus)$(asan_env) scripts/fuzz-replay $<
 
-$(B)/check/kfarm-tests: $(call objs,check,$(t_c) $(test_c) $(fuzz_c)) $(B)/check/libkfarm.a
+$(B)/check/kfarm-tests: $(call objs,check,$(t_c) $(judge_c) $(test_c) $(fuzz_c)) $(B)/check/libkfarm.a
 	$(call say,link,$@)mkdir -p $(@D); gcc $(asan) -o $@ $^ $(glibc_libs)
 
-$(B)/check-clang/kfarm-tests: $(call objs,check-clang,$(t_c) $(test_c) $(fuzz_c)) $(B)/check-clang/libkfarm.a
+$(B)/check-clang/kfarm-tests: $(call objs,check-clang,$(t_c) $(judge_c) $(test_c) $(fuzz_c)) $(B)/check-clang/libkfarm.a
 	$(call say,link,$@)mkdir -p $(@D); clang $(asan) -o $@ $^ $(glibc_libs)
 
 tsan: $(B)/tsan/kfarm-tests
 	$(call say,tsan,$<)TSAN_OPTIONS=halt_on_error=1 timeout 900 $< $(TESTS)
 
-$(B)/tsan/kfarm-tests: $(call objs,tsan,$(t_c) $(test_c) $(fuzz_c)) $(B)/tsan/libkfarm.a
+$(B)/tsan/kfarm-tests: $(call objs,tsan,$(t_c) $(judge_c) $(test_c) $(fuzz_c)) $(B)/tsan/libkfarm.a
 	$(call say,link,$@)mkdir -p $(@D); gcc -fsanitize=thread -o $@ $^ $(glibc_libs)
 
 # Lines that the unit tests and the fuzz corpora run, by package; lines never run: build/cov/<source>.gcov.
@@ -166,7 +169,7 @@ cov: $(B)/cov/kfarm-tests
 	$(Q)scripts/fuzz-replay $< >/dev/null
 	$(Q)scripts/cov $(B)/obj/cov $(B)/cov
 
-$(B)/cov/kfarm-tests: $(call objs,cov,$(t_c) $(test_c) $(fuzz_c)) $(B)/cov/libkfarm.a
+$(B)/cov/kfarm-tests: $(call objs,cov,$(t_c) $(judge_c) $(test_c) $(fuzz_c)) $(B)/cov/libkfarm.a
 	$(call say,link,$@)mkdir -p $(@D); gcc --coverage -o $@ $^ $(glibc_libs)
 
 # All targets are in one binary, T=<pkg>_<name> chooses: `make fuzz T=dhcp_msg TIME=60`.
@@ -178,7 +181,7 @@ fuzz: $(B)/fuzz/kfarm-fuzz
 $(B)/fuzz/kfarm-fuzz: $(call objs,fuzz,$(t_c) $(fuzz_c)) $(B)/fuzz/libkfarm.a
 	$(call say,link,$@)mkdir -p $(@D); clang $(asan) -fsanitize=fuzzer -o $@ $^ $(glibc_libs)
 
-clang: $(call objs,clang,$(cmd_c) $(lib_c) $(t_c) $(test_c) $(fuzz_c))
+clang: $(call objs,clang,$(cmd_c) $(lib_c) $(t_c) $(lin_c) $(test_c) $(fuzz_c))
 	@echo 'clang: clean'
 
 # --- lint ----------------------------------------------------------------------------------------

@@ -184,8 +184,8 @@ struct skv {
 };
 struct call {
     int phase; /* 0 idle, 1 asked, 2 done */
-    unsigned id, key, val, kind, cmp;
-    bool lie; /* LOST_ACK: the answer says what did not happen */
+    unsigned id, key, val, kind, cmp, asked_at;
+    bool lie; /* the answer is wrong */
     char answer[120];
 };
 struct sim {
@@ -248,7 +248,8 @@ static void begin(struct sim *s) {
 }
 
 static void read_answer(struct sim *s, struct call *c, int succeeded) {
-    bool stale = s->rev > 2 && strike(s, BUG_STALE);
+    bool stale = c->asked_at == s->rev && strike(s, BUG_STALE);
+    c->lie = stale;
     const struct skv *k = stale ? &s->before[c->key] : &s->k[c->key];
     char kv[64] = "";
     if (k->version) {
@@ -264,6 +265,7 @@ static void ask(struct sim *s, unsigned i) {
     *c = (struct call){
         .phase = 1, .id = ++s->ids, .key = luck(s, SIM_KEYS), .val = ++s->vals, .kind = luck(s, 5)};
     unsigned other = (c->key + 1) % SIM_KEYS;
+    c->asked_at = s->rev;
     c->cmp = s->k[c->key].mod;
     buf_fmt(&s->out, "call %u %u ", c->id, i);
     switch (c->kind) {

@@ -210,12 +210,16 @@ fmt:
 
 # --- the rest ------------------------------------------------------------------------------------
 
-.PHONY: demo test bench clean help
+.PHONY: demo test test-upstream bench clean help
 # Both install what building needs, and build.
 demo:
 	scripts/demo.sh
 test:
 	scripts/test.sh $(FILES)
+test-upstream:
+	scripts/setup.sh upstream
+	scripts/upstream.sh
+	FULL=1 scripts/test.sh scripts/test/56-upstream-store.py
 bench:
 	scripts/bench.sh
 clean:
@@ -233,5 +237,6 @@ help:
 	  'make fmt           format the sources' \
 	  'make clang         compile everything with clang' \
 	  'make test          everything a machine without KVM can test; FILES=scripts/test/x.bats' \
+	  'make test-upstream builds upstream Kubernetes 1.20 and runs it on the store; REFERENCE=1: on etcd too' \
 	  'make demo, make bench, make clean' \
 	  'V=1 shows the commands'

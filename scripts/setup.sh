@@ -1,5 +1,5 @@
 #!/bin/bash
-# setup.sh build|test|demo|bench: installs the Debian packages that the purpose needs.
+# setup.sh build|test|demo|bench|upstream: installs the Debian packages that the purpose needs.
 # Does nothing, quickly, when all are there. `package?command`: only where the command is missing;
 # it may come from elsewhere than Debian, whose package would then be in conflict with it.
 # What must not be installed (servers, newer versions) scripts/tools.sh puts into the cache.
@@ -20,14 +20,17 @@ test="$demo ccache clang clang-format bats nghttp2-client udhcpc isc-dhcp-client
     python3-kubernetes python3-yaml python3-etcd3 python3-grpcio socat tcpdump strace nodejs?node npm?npm"
 # What the benchmarks compare with.
 bench="$demo nghttp2-client wrk atftp kea-admin etcd-server dnsmasq-base"
+# Building upstream Kubernetes for the tests (scripts/upstream.sh).
+upstream="$test dpkg-dev rsync patch"
 
 case ${1:-} in
 build) packages=$build tools= ;;
 demo) packages=$demo tools= ;;
 test) packages=$test tools="etcd34 etcd35" ;;
 bench) packages=$bench tools=etcd35 ;;
+upstream) packages=$upstream tools="etcd34 etcd35" ;;
 *)
-    echo "usage: setup.sh build|test|demo|bench" >&2
+    echo "usage: setup.sh build|test|demo|bench|upstream" >&2
     exit 2
     ;;
 esac

@@ -53,9 +53,10 @@ run() {
     unset TMPDIR
     [ $status != 124 ] && [ $status != 137 ] || note=" (stopped after $limit s)"
     count "$log" $status
+    note=${note:-$(sed -n '/^1\.\.0 *# *SKIP */{s///;s/^/; /;p;q}' "$log")}
     if [ "$f" = 0 ]; then
-        printf 'ok      %-28s %4d passed%s  %s s\n' "$name" "$p" "$([ "$s" = 0 ] || echo ", $s skipped")" \
-            "$(seconds "$started")"
+        printf 'ok      %-28s %4d passed%s  %s s\n' "$name" "$p" \
+            "$([ "$s" = 0 ] || echo ", $s skipped")$note" "$(seconds "$started")"
     else
         broken+=("$name")
         printf 'FAILED  %-28s %4d passed, %d failed, exit status %d%s  %s s\n' "$name" "$p" "$f" $status \

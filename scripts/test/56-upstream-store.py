@@ -1,0 +1,352 @@
+#!/usr/bin/python3
+"""Upstream kube-apiserver 1.20, controller manager, scheduler and a hollow node on kfarm store.
+
+`make test` runs it where the binaries are already built; `make test-upstream` builds them and sets FULL.
+
+  FULL=1        the whole conformance focus, more kills, two API servers, the way to a real etcd and back
+  REFERENCE=1   (with FULL) the same on a real etcd before
+  ETCD=34|35    which etcd (35)
+"""
+# timeout: 3600
+import json
+import os
+import random
+import re
+import signal
+import sys
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "lib")]
+import upstream_lab as lab  # noqa: E402
+from store_lib import Tap  # noqa: E402
+from upstream_writers import Watcher, Writer, contents  # noqa: E402
+
+FULL = bool(os.environ.get("FULL"))
+SEED = int(os.environ.get("SEED", random.randrange(1 << 32)))
+
+CONFORMANCE = r"\[sig-api-machinery\].*(\[Conformance\]|API chunking)"
+# These start containers, which a hollow node only pretends to do.
+NEED_CONTAINERS = r"[Ww]ebhook|Aggregator|consumable"
+SHORT = r"\[sig-api-machinery\] (Watchers should be able to|Events|server version|Servers.*(Table|chunks)" \
+    r"|ResourceQuota.*promptly|Garbage collector.*RS created by deployment when not" \
+    r"|CustomResourceDefinition.*(listing|sub-resource)|Namespaces.*patch)"
+
+CRD = {
+    "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+    "metadata": {"name": "widgets.example.com"},
+    "spec": {"group": "example.com", "names": {"kind": "Widget", "plural": "widgets"}, "scope": "Namespaced",
+             "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {
+                 "type": "object", "properties": {"spec": {"type": "object", "properties": {
+                     "n": {"type": "integer", "minimum": 1}}}}}}}]}}
+
+
+def note(text):
+    print("# " + text, flush=True)
+
+
+class Suite:
+    """The tests of one cluster, in order: each goes on with what the ones before made."""
+
+    def __init__(self, kind):
+        self.kind = kind
+        self.c = lab.Cluster(kind)
+        self.api = self.c.api
+
+    def starts(self):
+        self.c.start_store()
+        seconds = self.c.start_apiserver()
+        note(f"{self.kind}: kube-apiserver ready after {seconds:.1f} s")
+        self.c.start_controllers()
+        self.c.start_hollow(1)
+        self.api.post("/api/v1/namespaces", {"metadata": {"name": "t"}})
+        lab.until("the namespace has its service account", 120,
+                  lambda: self.api.get("/api/v1/namespaces/t/serviceaccounts/default")["secrets"])
+
+    def workloads(self):
+        lab.until("the hollow node is ready", 120, lambda: "True" in [
+            c["status"] for n in self.api.get("/api/v1/nodes")["items"] for c in n["status"]["conditions"]
+            if c["type"] == "Ready"])
+        self.c.kubectl("-n", "t", "create", "deployment", "web", "--image=nginx", "--replicas=4")
+        self.c.kubectl("-n", "t", "expose", "deployment", "web", "--port=80")
+        lab.until("four pods run", 120, lambda: self.api.get(
+            "/apis/apps/v1/namespaces/t/deployments/web")["status"].get("readyReplicas") == 4)
+        pods = self.api.get("/api/v1/namespaces/t/pods")["items"]
+        assert {(p["spec"]["nodeName"], p["status"]["phase"]) for p in pods} == {("hollow-1", "Running")}, pods
+        lab.until("the service has its endpoints", 60, lambda: len(self.api.get(
+            "/api/v1/namespaces/t/endpoints/web")["subsets"][0]["addresses"]) == 4)
+        self.c.kubectl("-n", "t", "scale", "deployment", "web", "--replicas=2")
+        lab.until("two pods are left", 120, lambda: len(self.api.get("/api/v1/namespaces/t/pods")["items"]) == 2)
+
+    def node_lease(self):
+        path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/hollow-1"
+        first = self.api.get(path)["spec"]["renewTime"]
+        lab.until("the node renews its lease", 60, lambda: self.api.get(path)["spec"]["renewTime"] != first)
+
+    def custom_resources(self):
+        self.c.kubectl("apply", "-f", "-", input=json.dumps(CRD))
+        self.c.kubectl("wait", "--for=condition=Established", "crd/widgets.example.com", "--timeout=50s")
+        path = "/apis/example.com/v1/namespaces/t/widgets"
+        good, bad = ({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": {"n": n}}
+                     for n in (3, 0))
+        version = lab.until("the resource is served", 30, lambda: self.api.get(path))["metadata"]["resourceVersion"]
+        self.api.post(path, good)
+        try:
+            self.api.put(path + "/a", bad | {"metadata": {"name": "a"}})
+            raise AssertionError("n = 0 was accepted")
+        except lab.ApiError as e:
+            assert e.code == 422, e
+        self.api.delete(path + "/a")
+        types = []
+        for event in self.api.watch(f"{path}?watch=1&resourceVersion={version}&timeoutSeconds=20"):
+            types.append(event["type"])
+            if len(types) == 2:
+                break
+        assert types == ["ADDED", "DELETED"], types
+
+    def apply(self):
+        path = "/api/v1/namespaces/t/configmaps/shared"
+
+        def patch(manager, data, force=""):
+            body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shared"}, "data": data}
+            return json.loads(self.api.call("PATCH", f"{path}?fieldManager={manager}{force}", body,
+                                            "application/apply-patch+yaml"))
+
+        patch("one", {"a": "1"})
+        both = patch("two", {"b": "2"})
+        assert both["data"] == {"a": "1", "b": "2"}, both
+        assert {f["manager"] for f in both["metadata"]["managedFields"]} == {"one", "two"}, both
+        try:
+            patch("two", {"a": "9"})
+            raise AssertionError("a conflict was accepted")
+        except lab.ApiError as e:
+            assert e.code == 409, e
+        assert patch("two", {"a": "9"}, "&force=true")["data"] == {"a": "9"}
+
+    def event_made(self):
+        """The API server gives events a lease of the store: one made before the kills ends by itself."""
+        body = {"metadata": {"name": "short", "namespace": "t"}, "reason": "Test", "message": "m", "type": "Normal",
+                "involvedObject": {"kind": "Namespace", "name": "t", "namespace": "t"}}
+        self.api.post("/api/v1/namespaces/t/events", body)
+        self.event_at = time.monotonic()
+
+    def event_there(self):
+        try:
+            return bool(self.api.get("/api/v1/namespaces/t/events/short"))
+        except lab.ApiError as e:
+            if e.code != 404:
+                raise
+            return False
+
+    def event_ends(self):
+        lab.until("the event is gone", self.c.event_ttl * 3 + 60, lambda: not self.event_there())
+
+    def compaction(self):
+        """The API server's compactor: it compacts to where the store was one interval before."""
+        def compacted():
+            try:
+                self.c.etcdctl("get", "/", "--rev=2", "--limit=1", "--prefix")
+            except AssertionError as e:
+                return "required revision has been compacted" in str(e)
+        lab.until("revision 2 is compacted", self.c.compaction * 4 + 60, compacted)
+
+    def conformance(self, focus):
+        """Tests that disturb others run after those that run side by side."""
+        for nodes, skip in ((4, r"\[Serial\]"), (1, None)) if FULL else ((2, r"\[Serial\]"),):
+            chosen = focus if skip else focus.replace(r"\].*", r"\].*\[Serial\].*", 1)
+            status, text, seconds = self.c.e2e(chosen, "|".join(filter(None, (NEED_CONTAINERS, skip))), 1500, nodes)
+            found = re.search(r"(\d+) Passed.*?(\d+) Failed", text)
+            if not found:
+                raise AssertionError(f"status {status}: {text[-1500:]}")
+            note(f"{self.kind}: {found[0]}, {seconds:.0f} s, {nodes} side by side")
+            failed = "\n".join(sorted(set(re.findall(r"\[Fail\] (.*)", text))))
+            assert status == 0 and int(found[1]) > 0 and int(found[2]) == 0, failed[:3000]
+
+    def kills(self, seconds, between):
+        """SIGKILL of the store under writers and watchers, with a supervisor that starts it again."""
+        c, rng = self.c, random.Random(SEED)
+        store, apiserver = c.procs["store"], c.procs["apiserver"]
+        before = apiserver.proc.pid
+        self.api.post("/api/v1/namespaces", {"metadata": {"name": "kill"}})
+        writers = [Writer(self.api, "kill", i) for i in range(4)]
+        watchers = [Watcher(self.api, "kill") for _ in range(2)]
+        for t in watchers + writers:
+            t.start()
+        lab.until("writes are acknowledged", 60, lambda: all(len(w.acked) > 5 for w in writers))
+        end, kills = time.monotonic() + seconds, []
+        while time.monotonic() < end:
+            time.sleep(rng.uniform(*between))
+            store.stop(signal.SIGKILL)
+            kills.append(time.monotonic())
+            time.sleep(rng.choice((0, 0.1, 1)))
+            store.start()
+            lab.until("writes go on", 60, lambda: all(w.times[-1] > kills[-1] for w in writers))
+        for w in writers:
+            w.halt.set()
+        for w in writers:
+            w.join(60)
+        acked = sorted(a for w in writers for a in w.acked)
+        last = max(a[0] for a in acked)
+        lab.until("the watchers have seen the last write", 60, lambda: all(w.version >= last for w in watchers))
+        there = contents(self.api, "kill")
+        lab.until("the watchers know what is there", 30, lambda: all(w.known == there for w in watchers))
+        for w in watchers:
+            w.halt.set()
+        pauses = [min(t for w in writers for t in w.times if t > k) - k for k in kills]
+        note(f"{self.kind}: {len(kills)} kills, {len(acked)} writes acknowledged, "
+             f"{sum(w.unanswered + w.refused for w in writers)} not; first acknowledgement "
+             f"{sum(pauses) / len(pauses):.2f} s after a kill, {max(pauses):.2f} s at most; "
+             f"watchers listed {sum(w.lists for w in watchers)} and connected "
+             f"{sum(w.connections for w in watchers)} times, seed {SEED}")
+        assert not (lost := [x for w in writers for x in w.lost(there)]), lost
+        assert not (faults := [f for w in watchers for f in w.faults]), faults
+        assert not (missed := [m for w in watchers for m in w.missed(acked)]), missed[:20]
+        versions = [a[0] for a in acked if a[0]]
+        assert len(versions) == len(set(versions)), "one resource version for two writes"
+        if time.monotonic() - self.event_at < c.event_ttl - 2:
+            assert self.event_there(), "a lease ended early"
+        c.wait_ready(apiserver, self.api, 60)
+        assert apiserver.alive() and apiserver.proc.pid == before
+        for name in ("controller-manager", "scheduler", "hollow-1"):
+            assert c.procs[name].alive(), name
+        c.kubectl("-n", "t", "scale", "deployment", "web", "--replicas=3")
+        lab.until("the controllers go on", 120, lambda: self.api.get(
+            "/apis/apps/v1/namespaces/t/deployments/web")["status"].get("readyReplicas") == 3)
+
+    def two_servers(self):
+        """A pair of API servers on one store: both write with optimistic concurrency, one dies."""
+        self.c.start_apiserver("apiserver-2", lab.API_PORT + 1)
+        other = lab.Api(self.c.pki, lab.API_PORT + 1)
+        path = "/api/v1/namespaces/t/configmaps"
+        version = self.api.post(path, {"metadata": {"name": "sum"}, "data": {"n": "0"}})["metadata"]["resourceVersion"]
+        seen, turns = [], 40
+
+        def add(api):
+            done = 0
+            while done < turns:
+                o = api.get(path + "/sum")
+                o["data"]["n"] = str(int(o["data"]["n"]) + 1)
+                try:
+                    api.put(path + "/sum", o)
+                    done += 1
+                except lab.ApiError as e:
+                    if e.code != 409:
+                        raise
+
+        def follow():
+            for event in other.watch(f"{path}?watch=1&resourceVersion={version}&fieldSelector=metadata.name%3Dsum"
+                                     "&timeoutSeconds=100", timeout=100):
+                seen.append(int(event["object"]["data"]["n"]))
+                if seen[-1] == 4 * turns:
+                    return
+
+        threads = [threading.Thread(target=follow, daemon=True)]
+        threads += [threading.Thread(target=add, args=(api,), daemon=True) for api in (self.api, other) * 2]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join(110)
+        assert seen == list(range(1, 4 * turns + 1)), f"{len(seen)} seen: {seen[-5:]}"
+        self.c.procs.pop("apiserver-2").stop(signal.SIGKILL)
+        assert self.api.get(path + "/sum")["data"]["n"] == str(4 * turns)
+
+    def measure(self):
+        keys, revision = self.c.keys()
+        store = self.c.procs["store"]
+        now, most = store.memory()
+        size = int(lab.run(["du", "-sk", self.c.data]).split()[0])
+        note(f"{self.kind}: {keys} keys, revision {revision}; memory {now:.1f} MiB ({most:.1f} at most since its "
+             f"last start), files {size / 1024:.1f} MiB, {store.cpu():.1f} s of CPU; "
+             f"kube-apiserver {self.c.procs['apiserver'].memory()[0]:.0f} MiB")
+
+    def stop_kubernetes(self):
+        for name in [n for n in self.c.procs if n != "store"]:
+            self.c.procs.pop(name).stop(signal.SIGKILL)
+
+    def stops_clean(self):
+        self.stop_kubernetes()
+        store = self.c.procs["store"]
+        store.stop()
+        assert store.proc.returncode == 0, store.tail()
+        lab.run([lab.KFARM, "store", "check", "--data-dir", self.c.data])
+
+    def move(self, to):
+        """The cluster goes on in the other kind of store, by a snapshot that standard tools take and restore."""
+        c = self.c
+        if not c.procs["store"].alive():
+            c.start_store(c.data)
+        self.stop_kubernetes()
+        snapshot, data = os.path.join(c.dir, "to-" + to), os.path.join(c.dir, "data-" + to)
+        c.etcdctl("snapshot", "save", snapshot)
+        before, leases = c.contents()
+        c.procs["store"].stop()
+        if to == "etcd":
+            peer = f"http://127.0.0.1:{lab.PEER_PORT}"
+            tool = lab.etcd_program("etcdutl")  # 3.4 has it in etcdctl
+            tool = tool if os.path.exists(tool) else lab.etcd_program("etcdctl")
+            lab.run([tool, "snapshot", "restore", snapshot, "--data-dir", data,
+                     "--initial-cluster", "default=" + peer, "--initial-advertise-peer-urls", peer],
+                    env=os.environ | {"ETCDCTL_API": "3"})
+        else:
+            lab.run([lab.KFARM, "store", "restore", snapshot, "--data-dir", data])
+        c.kind = to
+        c.start_store(data)
+        after, leases_after = c.contents()
+        # What hangs on a lease may have ended meanwhile.
+        differ = [k for k in before.keys() | after.keys() if before.get(k) != after.get(k)
+                  and not (k in before and before[k].get("lease") and k not in after)]
+        assert not differ, [(before.get(k), after.get(k)) for k in differ[:3]]
+        assert leases_after <= leases, (leases, leases_after)
+        seconds = c.start_apiserver()
+        c.start_controllers()
+        c.start_hollow(1)
+        note(f"{to}: {len(before)} keys moved, kube-apiserver ready after {seconds:.1f} s")
+        for replicas in (1, 3):
+            c.kubectl("-n", "t", "scale", "deployment", "web", f"--replicas={replicas}")
+            lab.until("the deployment follows", 120, lambda: self.api.get(
+                "/apis/apps/v1/namespaces/t/deployments/web")["status"].get("readyReplicas") == replicas)
+        self.c.kubectl("-n", "t", "annotate", "--overwrite", "namespace", "t", "at=" + to)
+
+
+def run_all(tap, kind):
+    suite = Suite(kind)
+
+    def test(name, fn, *args):
+        tap.run(f"{kind}: {name}", lambda: fn(*args))
+
+    try:
+        started, bad = time.monotonic(), tap.bad
+        test("kube-apiserver starts and is ready", suite.starts)
+        if tap.bad > bad:
+            return
+        test("deployments, services, scheduling, pods on a hollow node", suite.workloads)
+        test("custom resources are made, used, validated and watched", suite.custom_resources)
+        test("server-side apply keeps owners of fields", suite.apply)
+        test("an event is made", suite.event_made)
+        test("SIGKILL of the store loses nothing that was acknowledged", suite.kills,
+             *((120, (0.5, 6)) if FULL else (12, (0.5, 3))))
+        test("upstream's end-to-end tests", suite.conformance, CONFORMANCE if FULL else SHORT)
+        test("a node renews its lease", suite.node_lease)
+        test("events end with their lease", suite.event_ends)
+        test("the API server's compactor compacts", suite.compaction)
+        if FULL:
+            test("two API servers on one store", suite.two_servers)
+        test("measured", suite.measure)
+        if kind == "store":
+            test("the store stops cleanly and its file is whole", suite.stops_clean)
+        if kind == "store" and FULL:
+            test("the cluster moves to a real etcd", suite.move, "etcd")
+            test("the cluster moves back", suite.move, "store")
+        note(f"{kind}: {time.monotonic() - started:.0f} s in all")
+    finally:
+        suite.c.close()
+
+
+if __name__ == "__main__":
+    lab.enter(None if FULL else 300)
+    tap = Tap()
+    if FULL and os.environ.get("REFERENCE"):
+        run_all(tap, "etcd")
+    run_all(tap, "store")
+    tap.end()

@@ -87,6 +87,7 @@ struct store_cmp {
     enum store_result result;
     struct span key, end;
     int64_t num;       /* all targets but VALUE */
+    int64_t lease_mask; /* LEASE: a lease that is not 0 is compared XOR this */
     struct span value; /* VALUE */
 };
 

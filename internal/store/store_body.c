@@ -275,7 +275,7 @@ static int compare_row(void *ctx, struct span key, const struct row *r) {
     case STORE_T_VERSION: diff = num_cmp(r->ver, c->num); break;
     case STORE_T_CREATE: diff = num_cmp(r->crev, c->num); break;
     case STORE_T_MOD: diff = num_cmp(id_rev(r->id), c->num); break;
-    case STORE_T_LEASE: diff = num_cmp(r->lease, c->num); break;
+    case STORE_T_LEASE: diff = num_cmp(r->lease ? r->lease ^ c->lease_mask : 0, c->num); break;
     case STORE_T_VALUE: {
         struct arena a = ARENA_INIT(64u << 20);
         struct span val;

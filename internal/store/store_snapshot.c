@@ -128,15 +128,18 @@ static int meta_bucket(struct snap *n, struct err *e) {
     return rc < 0 ? rc : bolt_bucket_end(&n->out, "meta", e);
 }
 
-/* Records that etcd keeps in buckets of its own, already in etcd's encoding (users, roles, ...). */
-static int aux_bucket(struct snap *n, const char *name, struct err *e) {
+/* Records that etcd keeps in buckets of its own, already in etcd's encoding (users, roles, ...); and our own, which etcd
+ * never looks at: these are left out when there are none. */
+static int aux_bucket(struct snap *n, const char *name, bool may_lack, struct err *e) {
     sqlite3_stmt *st = db_stmt(&n->db, ST_AUX_SCAN, e);
     if (!st) {
         return -(int)e->code;
     }
     db_bind_span(st, 1, span_str(name));
     int rc, out = 0;
+    bool any = !may_lack;
     while (out == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+        any = true;
         buf_span(&n->key, db_col_span(st, 0));
         buf_span(&n->val, db_col_span(st, 1));
         out = put_pair(n, e);
@@ -145,7 +148,7 @@ static int aux_bucket(struct snap *n, const char *name, struct err *e) {
         out = db_fail(&n->db, rc, "reading records", e);
     }
     sqlite3_reset(st);
-    return out < 0 ? out : bolt_bucket_end(&n->out, name, e);
+    return out < 0 || !any ? out : bolt_bucket_end(&n->out, name, e);
 }
 
 static int empty_bucket(struct snap *n, const char *name, struct err *e) {
@@ -160,10 +163,13 @@ static int all_buckets(struct snap *n, struct err *e) {
         return rc;
     }
     n->last = id_rev(id) > n->compact ? id_rev(id) : n->compact;
-    if ((rc = empty_bucket(n, "alarm", e)) < 0 || (rc = aux_bucket(n, "auth", e)) < 0 ||
-        (rc = aux_bucket(n, "authRoles", e)) < 0 || (rc = aux_bucket(n, "authUsers", e)) < 0 ||
+    if ((rc = empty_bucket(n, "alarm", e)) < 0 || (rc = aux_bucket(n, "auth", false, e)) < 0 ||
+        (rc = aux_bucket(n, "authRoles", false, e)) < 0 ||
+        (rc = aux_bucket(n, "authUsers", false, e)) < 0 ||
         (rc = empty_bucket(n, "cluster", e)) < 0 || (rc = key_bucket(n, e)) < 0 ||
-        (rc = lease_bucket(n, e)) < 0 || (rc = empty_bucket(n, "members", e)) < 0 ||
+        (rc = aux_bucket(n, "kfarmLease", true, e)) < 0 ||
+        (rc = aux_bucket(n, "kfarmNamespace", true, e)) < 0 || (rc = lease_bucket(n, e)) < 0 ||
+        (rc = empty_bucket(n, "members", e)) < 0 ||
         (rc = empty_bucket(n, "members_removed", e)) < 0) {
         return rc;
     }
@@ -422,8 +428,10 @@ static int restore_all(struct restore *r, struct err *e) {
     static const struct {
         const char *bucket;
         bolt_cb *cb;
-    } todo[] = {{"meta", restore_meta}, {"key", restore_key},       {"lease", restore_lease},
-                {"auth", restore_aux},  {"authUsers", restore_aux}, {"authRoles", restore_aux}};
+    } todo[] = {{"meta", restore_meta},      {"key", restore_key},
+                {"lease", restore_lease},    {"auth", restore_aux},
+                {"authUsers", restore_aux},  {"authRoles", restore_aux},
+                {"kfarmLease", restore_aux}, {"kfarmNamespace", restore_aux}};
     int rc = db_run(&r->db, ST_BEGIN, e);
     for (size_t i = 0; i < ARRAY_LEN(todo) && rc == 0; i++) {
         r->bucket = todo[i].bucket;

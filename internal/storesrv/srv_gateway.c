@@ -395,7 +395,7 @@ static void on_body(struct http_req *r, int rc, struct span body, void *ctx) {
     rpc_unref(c);
 }
 
-bool gateway_request(struct storesrv *v, struct http_req *r) {
+bool gateway_request(const struct face *f, struct http_req *r) {
     const struct route *rt = route_of(http_req_path(r));
     if (!rt) {
         return false;
@@ -407,9 +407,13 @@ bool gateway_request(struct storesrv *v, struct http_req *r) {
     }
     AUTO_FREE char *path = str_fmt(
         "/%s%s", span_starts(span_str(rt->method), "v3") ? "" : "etcdserverpb.", rt->method);
-    struct rpc *c = rpc_new(v, r, srv_method(span_str(path)));
+    struct rpc *c = rpc_new(f, r, srv_method(span_str(path)));
     c->route = rt;
-    http_req_read_body(r, (size_t)v->o.max_request_bytes * 2 + LIM_MESSAGE_EXTRA, on_body,
+    if (f->ns && ns_refuses(c->m)) {
+        rpc_status(c, 7, "etcdserver: permission denied");
+        return true;
+    }
+    http_req_read_body(r, (size_t)f->v->o.max_request_bytes * 2 + LIM_MESSAGE_EXTRA, on_body,
                        c); /* base64 */
     return true;
 }

@@ -63,12 +63,10 @@ static void health(struct storesrv *v, struct http_req *r) {
     }
 }
 
-void srv_on_plain(struct storesrv *v, struct http_req *r) {
+void srv_on_plain(const struct face *f, struct http_req *r) {
+    struct storesrv *v = f->v;
     struct span p = http_req_path(r);
     bool get = span_eq_str(http_req_method(r), "GET");
-    if (gateway_request(v, r)) {
-        return;
-    }
     if (get && span_eq_str(p, "/health")) {
         health(v, r);
     } else if (get && (span_eq_str(p, "/livez") || span_eq_str(p, "/readyz"))) {
@@ -76,6 +74,8 @@ void srv_on_plain(struct storesrv *v, struct http_req *r) {
     } else if (get && span_eq_str(p, "/version")) {
         text(r, 200, "application/json",
              "{\"etcdserver\":\"" ETCD_VERSION "\",\"etcdcluster\":\"3.5.0\"}");
+    } else if (get && span_eq_str(p, "/metrics") && f->ns) {
+        text(r, 403, "text/plain; charset=utf-8", "metrics are those of the whole store\n");
     } else if (get && span_eq_str(p, "/metrics")) {
         AUTO(buf) struct buf b = BUF_INIT(1 << 20);
         srv_metrics(v, &b);

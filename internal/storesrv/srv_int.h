@@ -2,6 +2,7 @@
 #ifndef KF_STORESRV_INT_H
 #define KF_STORESRV_INT_H
 
+#include "internal/base/map.h"
 #include "internal/grpc/grpc.h"
 #include "internal/storesrv/storesrv.h"
 #include "internal/wire/wire.h"
@@ -10,10 +11,17 @@ struct rpc;
 struct route;
 struct wstream;
 struct auth;
+struct srv_ns;
 
 enum { LIM_STREAM_PENDING = 1 << 20, LIM_MESSAGE_EXTRA = 512 * 1024 };
 enum { RAFT_TERM = 2 };
 #define ETCD_VERSION "3.5.16" /* the etcd whose API and texts these are */
+
+struct face { /* what a listener serves; ctx of its handler */
+    struct list link;
+    struct storesrv *v;
+    struct srv_ns *ns; /* NULL: everything */
+};
 
 struct storesrv {
     struct loop *l;
@@ -25,6 +33,10 @@ struct storesrv {
     struct list rpcs;
     size_t n_streams;
     struct auth *auth;
+    struct face face;  /* of listeners without a namespace */
+    struct list faces; /* the others */
+    struct list namespaces, grants; /* of struct srv_ns; of leases in namespaces, on their way */
+    struct map owners; /* store's lease id, 8 bytes big endian → struct srv_ns */
     struct loop_timer compact_timer;
     int64_t *rev_samples; /* periodic compaction: revisions at past ticks */
     size_t n_samples;
@@ -43,6 +55,7 @@ struct method {
 struct rpc {
     struct list link;
     struct storesrv *v;
+    struct srv_ns *ns;  /* NULL: everything */
     struct http_req *r; /* NULL: the client is gone */
     const struct method *m;
     struct grpc_reader in;
@@ -67,8 +80,8 @@ void rpc_fail(struct rpc *c, const struct err *e);
 void rpc_status(struct rpc *c, unsigned status, const char *text);
 void rpc_end(struct rpc *c); /* status OK */
 size_t rpc_pending(const struct rpc *c);
-void srv_on_grpc(struct storesrv *v, struct http_req *r);
-struct rpc *rpc_new(struct storesrv *v, struct http_req *r, const struct method *m);
+void srv_on_grpc(const struct face *f, struct http_req *r);
+struct rpc *rpc_new(const struct face *f, struct http_req *r, const struct method *m);
 const struct method *srv_method(struct span path);
 
 /* ---- srv_codec.c ---- */
@@ -154,14 +167,17 @@ void election_observe(struct rpc *c, struct span m);
 void election_resign(struct rpc *c, struct span m);
 
 /* ---- srv_gateway.c: the same calls as JSON ---- */
-bool gateway_request(struct storesrv *v, struct http_req *r); /* false: not one of its paths */
+bool gateway_request(const struct face *f, struct http_req *r); /* false: not one of its paths */
 void gateway_send(struct rpc *c, struct span message);
 /* The answer may take long: its head goes out now, so that a client of HTTP/1.1 that leaves is noticed. */
 void gateway_waiting(struct rpc *c);
 void gateway_status(struct rpc *c, unsigned status, const char *text);
 
+/* ---- srv_ns.c; more in srv_ns.h ---- */
+bool ns_refuses(const struct method *m);
+
 /* ---- srv_http.c ---- */
-void srv_on_plain(struct storesrv *v, struct http_req *r);
+void srv_on_plain(const struct face *f, struct http_req *r);
 void srv_metrics(struct storesrv *v, struct buf *b);
 
 #endif

@@ -1,5 +1,5 @@
 /* KV and Lease services. */
-#include "internal/storesrv/srv_int.h"
+#include "internal/storesrv/srv_ns.h"
 
 #include <stdlib.h>
 
@@ -11,6 +11,9 @@ struct range_call {
 };
 
 static void send_range(struct rpc *c, const struct store_range_res *r, bool stream) {
+    if (c->ns) {
+        ns_range_out(c->ns, r);
+    }
     struct buf b = rpc_buf(c);
     if (!stream) {
         enc_range(&b, c->v, r, false);
@@ -40,7 +43,11 @@ static void range(struct rpc *c, struct span m, bool stream) {
     struct err e = ERR_INIT;
     struct store_range_req q;
     bool serializable;
-    if (dec_range(m, &q, &serializable, &e) < 0 || auth_range(c, q.key, q.end, false, &e) < 0) {
+    int rc = dec_range(m, &q, &serializable, &e);
+    if (rc == 0 && c->ns) {
+        ns_range_in(c->ns, &c->a, &q.key, &q.end);
+    }
+    if (rc < 0 || auth_range(c, q.key, q.end, false, &e) < 0) {
         rpc_fail(c, &e);
         return;
     }
@@ -82,6 +89,9 @@ static void txn_done(void *ctx, struct store_txn *t, int rc, const struct err *e
         } else {
             struct buf b = rpc_buf(c);
             const struct store_op *op = t->body.then.v;
+            if (c->ns) {
+                ns_body_out(c->ns, &t->body);
+            }
             if (c->m->call == kv_put) {
                 enc_put(&b, c->v, op, t->rev, false);
             } else if (c->m->call == kv_delete) {
@@ -99,6 +109,9 @@ static void submit(struct rpc *c, struct store_txn *t, int rc, size_t n, struct 
     if (rc == 0 && n > c->v->o.max_request_bytes) {
         rc = err_set(e, ERR_INVALID, "%s", STORE_E_TOO_LARGE);
         e->pub = STORE_E_TOO_LARGE;
+    }
+    if (rc == 0 && c->ns) {
+        ns_body_in(c->ns, &t->a, &t->body);
     }
     if (rc == 0) {
         rc = auth_body(c, &t->body, e);
@@ -216,7 +229,7 @@ void lease_grant(struct rpc *c, struct span m) {
         malformed(c);
         return;
     }
-    store_lease_grant(c->v->st, id, ttl, grant_done, rpc_ref(c));
+    ns_lease_grant(c, id, ttl, grant_done, rpc_ref(c));
 }
 
 void lease_revoke(struct rpc *c, struct span m) {
@@ -226,6 +239,7 @@ void lease_revoke(struct rpc *c, struct span m) {
         return;
     }
     struct err e = ERR_INIT;
+    id = ns_lease(c->ns, id);
     if (auth_lease(c, id, &e) < 0) {
         rpc_fail(c, &e);
         return;
@@ -241,7 +255,7 @@ void lease_keepalive(struct rpc *c, struct span m) {
         malformed(c);
         return;
     }
-    int rc = store_lease_keepalive(c->v->st, id, &ttl, &e);
+    int rc = store_lease_keepalive(c->v->st, ns_lease(c->ns, id), &ttl, &e);
     struct buf b = rpc_buf(c);
     enc_header(&b, 1, c->v, store_rev(c->v->st));
     wire_i64(&b, 2, id);
@@ -257,7 +271,7 @@ void lease_ttl(struct rpc *c, struct span m) {
         malformed(c);
         return;
     }
-    int rc = store_lease_get(c->v->st, id, &li, &e);
+    int rc = store_lease_get(c->v->st, ns_lease(c->ns, id), &li, &e);
     struct buf b = rpc_buf(c);
     enc_header(&b, 1, c->v, store_rev(c->v->st));
     wire_i64(&b, 2, id);
@@ -267,9 +281,11 @@ void lease_ttl(struct rpc *c, struct span m) {
         struct arena a = ARENA_INIT((size_t)1 << 30);
         struct span *v = NULL;
         size_t n = 0;
-        rc = store_lease_keys(c->v->st, id, &a, &v, &n, &e);
+        rc = store_lease_keys(c->v->st, ns_lease(c->ns, id), &a, &v, &n, &e);
         for (size_t i = 0; i < n; i++) {
-            wire_bytes_always(&b, 5, v[i]);
+            if (ns_holds(c->ns, v[i])) {
+                wire_bytes_always(&b, 5, ns_key_out(c->ns, v[i]));
+            }
         }
         arena_fini(&a);
         if (rc < 0) {
@@ -293,9 +309,11 @@ void lease_list(struct rpc *c, struct span m) {
         struct buf b = rpc_buf(c);
         enc_header(&b, 1, c->v, store_rev(c->v->st));
         for (size_t i = 0; i < n; i++) {
-            size_t mark = wire_begin(&b, 2);
-            wire_i64(&b, 1, ids[i]);
-            wire_end(&b, mark);
+            if (ns_owns(c, ids[i])) {
+                size_t mark = wire_begin(&b, 2);
+                wire_i64(&b, 1, ns_lease(c->ns, ids[i]));
+                wire_end(&b, mark);
+            }
         }
         rpc_reply(c, &b);
     }

@@ -1,6 +1,6 @@
 /* Lock and Election services: a queue of keys under a name, in order of creation; who waits watches the key before its
  * own. A waiting client that leaves takes its key with it. */
-#include "internal/storesrv/srv_int.h"
+#include "internal/storesrv/srv_ns.h"
 
 #include <stdlib.h>
 
@@ -18,6 +18,23 @@ struct leader {
     struct span name, key;
     int64_t rev, lease;
 };
+
+/* What the keys of a name begin with, in the store. .p NULL: too long. */
+static struct span prefix_of(struct rpc *c, struct span name) {
+    struct span ns = c->ns ? c->ns->prefix : SPAN_EMPTY;
+    uint8_t *p = arena_alloc(&c->a, ns.n + name.n + 1);
+    if (!p) {
+        return SPAN_EMPTY;
+    }
+    if (ns.n) {
+        memcpy(p, ns.p, ns.n);
+    }
+    if (name.n) {
+        memcpy(p + ns.n, name.p, name.n);
+    }
+    p[ns.n + name.n] = '/';
+    return span_of(p, ns.n + name.n + 1);
+}
 
 static void bad(struct rpc *c) {
     rpc_status(c, 3, "malformed message");
@@ -49,7 +66,7 @@ static void turn_drop(struct rpc *c) {
 static void enc_leader(struct buf *b, uint32_t no, const struct turn *t) {
     size_t m = wire_begin(b, no);
     wire_bytes(b, 1, t->name);
-    wire_bytes(b, 2, t->key);
+    wire_bytes(b, 2, ns_key_out(t->c->ns, t->key));
     wire_i64(b, 3, t->rev);
     wire_i64(b, 4, t->lease);
     wire_end(b, m);
@@ -75,7 +92,7 @@ static void got_it(struct turn *t) {
     if (t->campaign) {
         enc_leader(&b, 2, t);
     } else {
-        wire_bytes(&b, 2, t->key);
+        wire_bytes(&b, 2, ns_key_out(c->ns, t->key));
     }
     rpc_reply(c, &b);
 }
@@ -153,7 +170,7 @@ static void enqueued(void *ctx, struct store_txn *x, int rc, const struct err *e
                !span_eq(x->body.els.v[0].range.kvs[0].value, t->value)) {
         struct store_txn *y = store_txn_new(0);
         store_txn_cmp(y, &y->body, STORE_T_CREATE, STORE_EQUAL, t->key, t->rev);
-        store_txn_put(y, &y->body.then, t->key, t->value, t->lease);
+        store_txn_put(y, &y->body.then, t->key, t->value, ns_lease(c->ns, t->lease));
         store_txn(c->v->st, y, value_set, t);
         return; /* the reference goes on */
     } else {
@@ -173,7 +190,7 @@ static void enqueue(struct turn *t) {
     }
     struct store_txn *x = store_txn_new(0);
     store_txn_cmp(x, &x->body, STORE_T_CREATE, STORE_EQUAL, t->key, 0);
-    store_txn_put(x, &x->body.then, t->key, t->value, t->lease);
+    store_txn_put(x, &x->body.then, t->key, t->value, ns_lease(c->ns, t->lease));
     store_txn_range(x, &x->body.els, t->key, SPAN_EMPTY);
     rpc_ref(c);
     store_txn(c->v->st, x, enqueued, t);
@@ -212,23 +229,17 @@ static void take_turn(struct rpc *c, struct span m, bool campaign) {
             t->value = arena_copy(&c->a, f.bytes);
         }
     }
-    char *p = arena_alloc(&c->a, t->name.n + 2);
-    if (rc < 0 || !p || (t->name.n && memchr(t->name.p, 0, t->name.n))) {
+    t->prefix = prefix_of(c, t->name);
+    if (rc < 0 || !t->prefix.p || (t->name.n && memchr(t->name.p, 0, t->name.n))) {
         bad(c);
         return;
     }
-    if (t->name.n) {
-        memcpy(p, t->name.p, t->name.n);
-    }
-    p[t->name.n] = '/';
-    t->prefix = span_of(p, t->name.n + 1);
     c->state = t;
     c->drop = turn_drop;
     if (t->lease) {
         enqueue(t);
     } else {
-        store_lease_grant(c->v->st, 0, SESSION_TTL, session_made, t);
-        rpc_ref(c);
+        ns_lease_grant(rpc_ref(c), 0, SESSION_TTL, session_made, t);
     }
 }
 
@@ -263,6 +274,9 @@ static void changed(void *ctx, struct store_txn *t, int rc, const struct err *e)
 
 static void submit(struct rpc *c, struct store_txn *x) {
     struct err e = ERR_INIT;
+    if (c->ns) {
+        ns_body_in(c->ns, &x->a, &x->body);
+    }
     if (auth_body(c, &x->body, &e) < 0) {
         store_txn_free(x);
         rpc_fail(c, &e);
@@ -355,16 +369,8 @@ static int dec_prefix(struct rpc *c, struct span m, struct span *ret) {
             name = f.bytes;
         }
     }
-    uint8_t *p = arena_alloc(&c->a, name.n + 1);
-    if (rc < 0 || !p) {
-        return -ERR_INVALID;
-    }
-    if (name.n) {
-        memcpy(p, name.p, name.n);
-    }
-    p[name.n] = '/';
-    *ret = span_of(p, name.n + 1);
-    return 0;
+    *ret = prefix_of(c, name);
+    return rc < 0 || !ret->p ? -ERR_INVALID : 0;
 }
 
 /* 1: *ret leads, 0: nobody does. */
@@ -387,6 +393,13 @@ static int leading(struct rpc *c, struct span prefix, struct arena *a, struct st
     return rc;
 }
 
+static void enc_leading(struct buf *b, const struct rpc *c, struct store_kv *kv) {
+    if (c->ns) {
+        ns_kv_out(c->ns, kv);
+    }
+    enc_kv(b, 2, kv);
+}
+
 void election_leader(struct rpc *c, struct span m) {
     struct span prefix;
     struct store_kv kv;
@@ -402,7 +415,7 @@ void election_leader(struct rpc *c, struct span m) {
     } else {
         struct buf b = rpc_buf(c);
         enc_header(&b, 1, c->v, store_rev(c->v->st));
-        enc_kv(&b, 2, &kv);
+        enc_leading(&b, c, &kv);
         rpc_reply(c, &b);
     }
     arena_fini(&a);
@@ -433,7 +446,7 @@ static void tell_leader(struct rpc *c) {
         o->mod_rev = kv.mod_rev;
         struct buf b = rpc_buf(c);
         enc_header(&b, 1, c->v, store_rev(c->v->st));
-        enc_kv(&b, 2, &kv);
+        enc_leading(&b, c, &kv);
         rpc_send(c, &b);
     }
     arena_fini(&a);

@@ -259,9 +259,10 @@ static void refuse(struct http_req *r, const char *status, const char *text) {
     http_end_trailers(r, t, 2);
 }
 
-struct rpc *rpc_new(struct storesrv *v, struct http_req *r, const struct method *m) {
+struct rpc *rpc_new(const struct face *f, struct http_req *r, const struct method *m) {
     struct rpc *c = new_zero(struct rpc);
-    c->v = v;
+    struct storesrv *v = c->v = f->v;
+    c->ns = f->ns;
     c->r = r;
     c->m = m;
     c->refs = 1;
@@ -278,7 +279,7 @@ struct rpc *rpc_new(struct storesrv *v, struct http_req *r, const struct method 
     return c;
 }
 
-void srv_on_grpc(struct storesrv *v, struct http_req *r) {
+void srv_on_grpc(const struct face *f, struct http_req *r) {
     const struct method *m = srv_method(http_req_path(r));
     if (!m) {
         refuse(r, "12", "unknown service or method");
@@ -289,6 +290,10 @@ void srv_on_grpc(struct storesrv *v, struct http_req *r) {
         refuse(r, "12", "grpc: compression is not supported");
         return;
     }
-    struct rpc *c = rpc_new(v, r, m);
+    if (f->ns && ns_refuses(m)) {
+        refuse(r, "7", "etcdserver: permission denied");
+        return;
+    }
+    struct rpc *c = rpc_new(f, r, m);
     http_req_stream_body(r, on_data, c);
 }

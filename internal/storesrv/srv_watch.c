@@ -1,6 +1,6 @@
 /* Watch: many watches on one stream. A stream whose client does not read is paused: its watches stop at the store and
  * catch up from there later, so nothing is queued without bound. */
-#include "internal/storesrv/srv_int.h"
+#include "internal/storesrv/srv_ns.h"
 
 #include <stdlib.h>
 
@@ -77,6 +77,13 @@ static void send_head(struct wstream *ws, const struct wr_head *h) {
 
 static void enc_event(struct buf *b, const struct swatch *w, const struct store_event *ev) {
     size_t m = wire_begin(b, 11);
+    struct store_event own;
+    if (w->ws->c->ns) {
+        own = *ev;
+        ns_kv_out(w->ws->c->ns, &own.kv);
+        ns_kv_out(w->ws->c->ns, &own.prev);
+        ev = &own;
+    }
     wire_u64(b, 1, ev->type == STORE_DELETE);
     enc_kv(b, 2, &ev->kv);
     if (w->prev_kv && ev->has_prev) {
@@ -235,6 +242,8 @@ static void create(struct wstream *ws, struct span m) {
     struct create k;
     struct err e = ERR_INIT;
     struct storesrv *v = ws->c->v;
+    struct srv_ns *ns = ws->c->ns;
+    AUTO(arena) struct arena a = ARENA_INIT((size_t)64 << 20); /* keys in a namespace */
     if (dec_create(m, &k) < 0) {
         rpc_status(ws->c, 3, "malformed message");
         return;
@@ -257,6 +266,9 @@ static void create(struct wstream *ws, struct span m) {
             ws->next_id++;
         }
         id = ws->next_id++;
+    }
+    if (ns) {
+        ns_range_in(ns, &a, &k.q.key, &k.q.end);
     }
     if (auth_range(ws->c, k.q.key, k.q.end, false, &e) < 0) {
         refuse_watch(ws, -1,

@@ -1,4 +1,5 @@
 #include "internal/storesrv/srv_auth.h"
+#include "internal/storesrv/srv_ns.h"
 
 #include "internal/base/rand.h"
 
@@ -83,9 +84,13 @@ int storesrv_new(struct loop *l, struct store *s, const struct storesrv_opts *o,
     v->peer_urls = copy_list(o->peer_urls, o->n_peer_urls);
     v->cluster_id = o->cluster_id;
     v->member_id = o->member_id;
+    v->face.v = v;
     list_init(&v->rpcs);
+    list_init(&v->faces);
+    list_init(&v->namespaces);
+    list_init(&v->grants);
     int rc = store_aux_scan(s, SPAN_LIT("identity"), take_id, v, e);
-    if (rc < 0 || (rc = auth_load(v, e)) < 0) {
+    if (rc < 0 || (rc = auth_load(v, e)) < 0 || (rc = ns_load(v, e)) < 0) {
         storesrv_free(v);
         return rc;
     }
@@ -112,25 +117,69 @@ void storesrv_free(struct storesrv *v) {
     free_list(v->peer_urls, v->o.n_peer_urls);
     free(v->rev_samples);
     auth_free(v->auth);
+    while (!list_empty(&v->faces)) {
+        struct face *f = CONTAINER_OF(v->faces.next, struct face, link);
+        list_del(&f->link);
+        free(f);
+    }
+    ns_fini(v);
     free(v->name);
     free(v);
+}
+
+void storesrv_stop(struct storesrv *v) {
+    for (struct list *p = v->rpcs.next; p != &v->rpcs;) {
+        struct rpc *c = rpc_ref(CONTAINER_OF(p, struct rpc, link));
+        if (c->m->stream || c->drop) {
+            rpc_status(c, 14, "etcdserver: server stopped");
+        }
+        p = p->next;
+        rpc_unref(c);
+    }
+}
+
+/* ---- what a listener serves ---- */
+
+static void on_metrics_request(struct http_req *r, void *ctx) {
+    srv_on_plain(ctx, r);
+}
+
+static void on_http_request(struct http_req *r, void *ctx) {
+    const struct face *f = ctx;
+    if (f->v->o.no_gateway || !gateway_request(f, r)) {
+        srv_on_plain(f, r);
+    }
 }
 
 static void on_request(struct http_req *r, void *ctx) {
     if (span_starts(http_req_header(r, "content-type"), "application/grpc")) {
         srv_on_grpc(ctx, r);
     } else {
-        srv_on_plain(ctx, r);
+        on_http_request(r, ctx);
     }
 }
 
-static void on_plain_request(struct http_req *r, void *ctx) {
-    srv_on_plain(ctx, r);
-}
-
 struct http_handler storesrv_handler(struct storesrv *v) {
-    return (struct http_handler){on_request, v};
+    return (struct http_handler){on_request, &v->face};
+}
+int storesrv_namespace_handler(struct storesrv *v, struct span prefix, struct http_handler *ret,
+                               struct err *e) {
+    struct srv_ns *ns;
+    int rc = ns_get(v, prefix, &ns, e);
+    if (rc < 0) {
+        return rc;
+    }
+    struct face *f = new_zero(struct face);
+    f->v = v;
+    f->ns = ns;
+    list_init(&f->link);
+    list_add_tail(&v->faces, &f->link);
+    *ret = (struct http_handler){on_request, f};
+    return 0;
+}
+struct http_handler storesrv_http_handler(struct storesrv *v) {
+    return (struct http_handler){on_http_request, &v->face};
 }
 struct http_handler storesrv_metrics_handler(struct storesrv *v) {
-    return (struct http_handler){on_plain_request, v};
+    return (struct http_handler){on_metrics_request, &v->face};
 }

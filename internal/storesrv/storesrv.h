@@ -30,13 +30,26 @@ struct storesrv_opts {
         STORESRV_COMPACT_REVISION
     } auto_compact;
     uint64_t compact_retention; /* ns or revisions */
+    bool no_gateway;            /* JSON calls are not served */
+    unsigned bcrypt_cost;       /* 0: 10 */
+    uint64_t token_ttl_ns;      /* after the last use; 0: 5 minutes */
 };
 
 NODISCARD int storesrv_new(struct loop *l, struct store *s, const struct storesrv_opts *o,
                            struct storesrv **ret, struct err *e);
 void storesrv_free(struct storesrv *v);
-/* For http_server_opts.handler; the same for every listener. */
+/* For http_server_opts.handler; the same for every listener that serves everything. */
 struct http_handler storesrv_handler(struct storesrv *v);
+/* For listeners that serve the keys with this prefix as if they were a store of its own: they get the prefix on the way
+ * in and lose it on the way out, leases belong to the namespace, and what concerns the whole store (compaction, alarms,
+ * snapshots, hashes, users, members) is refused with PERMISSION_DENIED. Revisions are those of the whole store. USAGE:
+ * the prefix is empty, too long, or overlaps with another one. */
+NODISCARD int storesrv_namespace_handler(struct storesrv *v, struct span prefix,
+                                         struct http_handler *ret, struct err *e);
+/* The JSON gateway, health, version and metrics, without gRPC, for --listen-client-http-urls. */
+struct http_handler storesrv_http_handler(struct storesrv *v);
+/* Ends every stream with UNAVAILABLE: the server is about to stop. Calls on their way are still answered. */
+void storesrv_stop(struct storesrv *v);
 /* Only health, version and metrics, for --listen-metrics-urls. */
 struct http_handler storesrv_metrics_handler(struct storesrv *v);
 

@@ -15,7 +15,10 @@ struct cmdctx {
     const struct cmd *cmd;
 };
 
-enum cmd_flags { CMD_ROLE = 1u << 0 /* started by the supervisor, not by a person */ };
+enum cmd_flags {
+    CMD_ROLE = 1u << 0,    /* started by the supervisor, not by a person */
+    CMD_ETCD_ENV = 1u << 1 /* ETCD_<NAME> counts as KFARM_<NAME> does */
+};
 
 struct cmd {
     const char *name, *args, *summary;
@@ -40,6 +43,11 @@ struct opt {
  * config_path: a YAML file of option names (missing default file is fine), NULL: none. The strings live until exit. */
 NODISCARD int opt_parse(struct cmdctx *c, const struct opt *opts, struct opt_list *ret_pos, const char *config_path,
                         struct err *e);
+
+/* One value out of a document, for commands with a configuration file of their own. NOT_FOUND (without text): no such
+ * option. */
+struct json;
+NODISCARD int opt_set(const struct opt *opts, const char *name, const struct json *v, const char *path, struct err *e);
 
 extern const struct cmd cmd_table[];
 const struct cmd *cmd_find(const char *name);

@@ -6,13 +6,9 @@
 #include "internal/pki/pki.h"
 #include "internal/sys/sys.h"
 
-#include <errno.h>
 #include <ifaddrs.h>
-#include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 int cmd_netboot(struct cmdctx *c, struct err *e);
@@ -195,17 +191,6 @@ static int from_keyd(struct boot_role *b, int own_keyd_fd, struct err *e) {
 
 /* ---- life ---- */
 
-/* All sockets are open: nothing of what root or the supervisor gave is needed any longer. */
-static int drop_privileges(struct err *e) {
-    struct __user_cap_header_struct h = {_LINUX_CAPABILITY_VERSION_3, 0};
-    const struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
-    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 ||
-        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || syscall(SYS_capset, &h, none) < 0) {
-        return err_sys(e, errno, "dropping capabilities");
-    }
-    return sys_seccomp(SYS_ALLOW_BASE | SYS_ALLOW_FILES | SYS_ALLOW_CONNECT, e);
-}
-
 static int run(struct boot_role *b, int ready_fd, struct err *e) {
     sigset_t set;
     sigemptyset(&set);
@@ -216,7 +201,7 @@ static int run(struct boot_role *b, int ready_fd, struct err *e) {
     rc = rc < 0 || !b->plan_path ? rc : load_plan(b, e);
     rc = rc < 0 || !b->id.client ? rc
                                  : netboot_kube_start(b->nb, b->id.client, b->o.keys, &b->kube, e);
-    rc = rc < 0 ? rc : drop_privileges(e);
+    rc = rc < 0 ? rc : role_confine(SYS_ALLOW_BASE | SYS_ALLOW_FILES | SYS_ALLOW_CONNECT, 0, e);
     if (rc < 0) {
         return rc;
     }

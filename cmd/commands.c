@@ -38,7 +38,7 @@ const struct cmd cmd_table[] = {
     {"farm", "", "turns Tenants into running clusters", cmd_farm, CMD_ROLE},
     {"keyd", "", "holds the private keys and signs", cmd_keyd, CMD_ROLE},
     {"store", "[check | restore FILE]", "the etcd-compatible store as a process of its own",
-     cmd_store, 0},
+     cmd_store, CMD_ETCD_ENV},
     {"controllers", "", "controller loops and the scheduler of one cluster", cmd_controllers,
      CMD_ROLE},
     {"apiserver", "", "the Kubernetes API of one cluster, with its store", cmd_apiserver, CMD_ROLE},

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { LIM_CONFIG = 1 << 20, LIM_OPTS = 96 };
+enum { LIM_CONFIG = 1 << 20, LIM_OPTS = 160 };
 
 static void print_help(const struct cmdctx *c, const struct opt *opts) {
     printf("Usage: kfarm %s %s%s\n\n%s.\n", c->cmd->name, opts->name ? "[OPTIONS] " : "",
@@ -80,9 +80,10 @@ static const struct opt *find(const struct opt *opts, struct span name) {
     return NULL;
 }
 
-static int from_env(const struct opt *opts, bool *is_set, struct err *e) {
+static int from_env(const struct opt *opts, const char *prefix, bool *is_set, struct err *e) {
     for (size_t i = 0; opts[i].name; i++) {
-        char var[80] = "KFARM_";
+        char var[80];
+        IGNORE_ERR(str_put(var, sizeof(var), "%s", prefix), "prefixes are short");
         size_t n = strlen(var);
         for (const char *s = opts[i].name; *s && n < sizeof(var) - 1; s++) {
             var[n++] = *s == '-' ? '_' : *s >= 'a' && *s <= 'z' ? (char)(*s - 32) : *s;
@@ -123,6 +124,12 @@ static int set_json(const struct opt *o, const struct json *v, const char *path,
         return err_set(e, ERR_USAGE, "%s: %s: unexpected kind of value", path, o->name);
     }
     return set(o, str_dup(json_str(v)), path, e);
+}
+
+int opt_set(const struct opt *opts, const char *name, const struct json *v, const char *path,
+            struct err *e) {
+    const struct opt *o = find(opts, span_str(name));
+    return o ? set_json(o, v, path, e) : -ERR_NOT_FOUND;
 }
 
 static int from_file(const struct opt *opts, bool *is_set, const char *path, struct err *e) {
@@ -195,7 +202,8 @@ int opt_parse(struct cmdctx *c, const struct opt *opts, struct opt_list *ret_pos
         }
         is_set[o - opts] = true;
     }
-    if ((rc = from_env(opts, is_set, e)) < 0) {
+    if ((rc = from_env(opts, "KFARM_", is_set, e)) < 0 ||
+        (c->cmd->flags & CMD_ETCD_ENV && (rc = from_env(opts, "ETCD_", is_set, e)) < 0)) {
         return rc;
     }
     /* --config FILE, when the command has that option, replaces the default path. */

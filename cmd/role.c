@@ -4,8 +4,13 @@
 #include "internal/log/log.h"
 #include "internal/sys/sys.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 int role_fd(int64_t n, const char *what, int *ret_fd, struct err *e) {
     if (n < 0) {
@@ -50,6 +55,23 @@ int role_enter(struct role *r, const char *name, const char *log_level, unsigned
         role_leave(r);
     }
     return rc;
+}
+
+int role_confine(unsigned allow, uint64_t keep_caps, struct err *e) {
+    struct __user_cap_header_struct h = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct have[2];
+    if (syscall(SYS_capget, &h, have) < 0) {
+        return err_sys(e, errno, "reading capabilities");
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        uint32_t keep = have[i].permitted & (uint32_t)(keep_caps >> (32 * i));
+        have[i] = (struct __user_cap_data_struct){keep, keep, 0};
+    }
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 ||
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || syscall(SYS_capset, &h, have) < 0) {
+        return err_sys(e, errno, "dropping capabilities");
+    }
+    return sys_seccomp(allow, e);
 }
 
 void role_leave(struct role *r) {

@@ -20,6 +20,10 @@ struct role {
 NODISCARD int role_fd(int64_t n, const char *what, int *ret_fd, struct err *e);
 /* Log set up, loop made, signals blocked; then the system call list. `allow` 0: no filter. */
 NODISCARD int role_enter(struct role *r, const char *name, const char *log_level, unsigned allow, struct err *e);
+/* What is left once every socket is open: no capability but those of `keep_caps` (a mask), none can come back, and the
+ * system call list. */
+#define ROLE_CAP_DAC_OVERRIDE (1ull << 1)
+NODISCARD int role_confine(unsigned allow, uint64_t keep_caps, struct err *e);
 void role_leave(struct role *r);
 /* "\n" on the readiness fd, then closed. -1: nothing. */
 void role_ready(int own_fd);

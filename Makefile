@@ -184,6 +184,11 @@ $(B)/fuzz/kfarm-fuzz: $(call objs,fuzz,$(t_c) $(fuzz_c)) $(B)/fuzz/libkfarm.a
 clang: $(call objs,clang,$(cmd_c) $(lib_c) $(t_c) $(lin_c) $(test_c) $(fuzz_c))
 	@echo 'clang: clean'
 
+# --- figures of single packages, in process --------------------------------------------------------
+
+$(B)/bench-%: $(B)/obj/rel/scripts/bench/%.o $(call objs,rel,$(lib_c)) | $(B)/deps.stamp
+	$(call say,link,$@)musl-gcc -static -no-pie -g -Wl,--gc-sections -o $@ $(filter %.o,$^) $(rel_libs)
+
 # --- lint ----------------------------------------------------------------------------------------
 
 .PHONY: lint check-headers check-format fmt

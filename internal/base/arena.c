@@ -10,7 +10,14 @@ struct arena_block {
     _Alignas(16) uint8_t data[];
 };
 
-enum { BLOCK_MIN = 4096 - 64 };
+/* Blocks grow with the arena. The first is small: most requests are, and malloc gives a page of its own back to the
+ * kernel each time. */
+enum { BLOCK_MIN = 1024 - 64, BLOCK_MAX = 65536 - 64 };
+
+static size_t block_for(const struct arena *a, size_t want) {
+    size_t cap = a->used < BLOCK_MIN ? BLOCK_MIN : a->used > BLOCK_MAX ? BLOCK_MAX : a->used;
+    return want > cap ? want : cap;
+}
 
 void *arena_alloc(struct arena *a, size_t n) {
     size_t want;
@@ -21,7 +28,7 @@ void *arena_alloc(struct arena *a, size_t n) {
     struct arena_block *b = a->head;
     if (!b || b->cap - b->used < want) {
         size_t left = a->max > a->used ? a->max - a->used : 0;
-        size_t cap = want > BLOCK_MIN ? want : BLOCK_MIN;
+        size_t cap = block_for(a, want);
         if (want > left) {
             return NULL;
         }

@@ -71,9 +71,12 @@ static void *lane_main(void *arg) {
         pthread_mutex_lock(&ls->lock);
         *ls->finished.tail = done.head;
         ls->finished.tail = done.tail;
+        /* Woken with the lock free: the loop would only run into it. */
+        pthread_mutex_unlock(&ls->lock);
         uint64_t one = 1;
         ssize_t n = write(ls->efd, &one, sizeof(one));
         CHECK(n == (ssize_t)sizeof(one) || errno == EAGAIN);
+        pthread_mutex_lock(&ls->lock);
     }
     pthread_mutex_unlock(&ls->lock);
     return NULL;
@@ -152,8 +155,8 @@ int loop_work_submit(struct loop *l, enum loop_lane lane, struct loop_work *w, s
     ls->unfinished++;
     pthread_mutex_lock(&ls->lock);
     fifo_add(&ln->todo, w);
-    pthread_cond_signal(&ln->wake);
     pthread_mutex_unlock(&ls->lock);
+    pthread_cond_signal(&ln->wake);
     return 0;
 }
 

@@ -30,32 +30,6 @@ struct view store_view(struct store *s) {
 
 /* ---- opening ---- */
 
-/* SQLite resolves symlinks to an absolute path; ours must stay relative to the directory fd, which may be all that a
- * sandboxed role can reach. */
-static int full_path(sqlite3_vfs *v, const char *name, int cap, char *out) {
-    (void)v;
-    return str_put(out, (size_t)cap, "%s", name) < 0 ? SQLITE_CANTOPEN : SQLITE_OK;
-}
-
-static int vfs_make(struct store *s, const char *base, struct err *e) {
-    sqlite3_vfs *b = sqlite3_vfs_find(base);
-    if (!b) {
-        return err_set(e, ERR_INTERNAL, "no SQLite file layer");
-    }
-    s->vfs = new_zero(sqlite3_vfs);
-    *s->vfs = *b;
-    s->vfs_name = str_fmt("kfarm-%p", (void *)s);
-    s->vfs->zName = s->vfs_name;
-    s->vfs->pNext = NULL;
-    s->vfs->xFullPathname = full_path;
-    int rc = sqlite3_vfs_register(s->vfs, 0);
-    if (rc != SQLITE_OK) {
-        free(TAKE(s->vfs));
-        return err_set(e, ERR_INTERNAL, "registering the file layer");
-    }
-    return 0;
-}
-
 static int lock_and_create(struct store *s, const char *name, struct err *e) {
     AUTO_FREE char *lock = str_fmt("%s.lock", name);
     s->lock_fd = openat(s->dirfd, lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -140,11 +114,11 @@ static char *db_path(int dirfd, const char *name) {
 
 static int open_all(struct store *s, const char *name, const char *base_vfs, struct err *e) {
     int rc = lock_and_create(s, name, e);
-    if (rc < 0 || (rc = vfs_make(s, base_vfs, e)) < 0) {
+    if (rc < 0 || (rc = store_vfs_new(base_vfs, &s->vfs, e)) < 0) {
         return rc;
     }
     s->path = db_path(s->dirfd, name);
-    struct db_opts o = {s->vfs_name, s->path, true, s->o.cache_bytes};
+    struct db_opts o = {store_vfs_name(s->vfs), s->path, true, s->o.cache_bytes};
     if ((rc = db_open(&s->wr.db, &o, e)) < 0 || (rc = db_schema(&s->wr.db, e)) < 0 ||
         (rc = db_open(&s->rd, &o, e)) < 0) {
         return rc;
@@ -160,11 +134,7 @@ static void free_all(struct store *s) {
     db_close(&s->rd_lane);
     db_close(&s->rd);
     db_close(&s->wr.db); /* last: its close checkpoints and removes the WAL */
-    if (s->vfs) {
-        sqlite3_vfs_unregister(s->vfs);
-        free(s->vfs);
-    }
-    free(s->vfs_name);
+    store_vfs_free(s->vfs);
     free(s->path);
     if (s->lock_fd >= 0) {
         close(s->lock_fd);
@@ -295,7 +265,7 @@ int store_lane_open(struct store *s, struct err *e) {
     if (s->rd_lane.h) {
         return 0;
     }
-    struct db_opts o = {s->vfs_name, s->path, false, s->o.cache_bytes};
+    struct db_opts o = {store_vfs_name(s->vfs), s->path, false, s->o.cache_bytes};
     return db_open(&s->rd_lane, &o, e);
 }
 
@@ -357,7 +327,7 @@ void engine_stat(struct store *s, struct store_stat *ret) {
     ret->compact_rev = s->compact_rev;
     ret->db_bytes = s->pages * s->page_size;
     ret->in_use_bytes = (s->pages - s->free_pages) * s->page_size;
-    ret->wal_bytes = s->wal_frames * (s->page_size + 24);
+    ret->wal_bytes = store_vfs_wal_bytes(s->vfs);
     ret->quota_bytes = s->o.quota_bytes;
     ret->n_watches = s->n_watches;
     for (LIST_EACH(p, next, &s->lagging)) {

@@ -93,7 +93,7 @@ int db_open(struct db *d, const struct db_opts *o, struct err *e) {
     buf_fmt(
         &b,
         "PRAGMA cache_size=-%u; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;"
-        "PRAGMA synchronous=FULL; PRAGMA journal_size_limit=33554432; PRAGMA busy_timeout=5000;",
+        "PRAGMA synchronous=FULL; PRAGMA journal_size_limit=-1; PRAGMA busy_timeout=5000;",
         (unsigned)(o->cache_bytes / 1024));
     rc = db_exec(d, buf_cstr(&b), e);
     if (rc < 0) {

@@ -28,6 +28,7 @@ enum {
         8192, /* of a transaction with all nested ones: bounds the duplicate-key check */
     LIM_BATCH_TXNS = 4096,
     LIM_BATCH_BYTES = 16 << 20,
+    STORE_WAL_KEEP = 256 * 1024, /* of the WAL file while idle */
     LEASE_TTL_MIN = 2, /* 1.5 × etcd's default election timeout, rounded up */
 };
 #define LEASE_TTL_MAX 9000000000ll
@@ -82,6 +83,13 @@ struct db {
     sqlite3_stmt *st[ST_MAX_];
     uint64_t wal_frames; /* as of the last commit on this connection */
 };
+
+/* ---- store_vfs.c: the files under one store's connections ---- */
+struct store_vfs;
+NODISCARD int store_vfs_new(const char *base, struct store_vfs **ret, struct err *e);
+void store_vfs_free(struct store_vfs *v); /* after its connections; NULL is allowed */
+const char *store_vfs_name(const struct store_vfs *v);
+uint64_t store_vfs_wal_bytes(struct store_vfs *v);
 
 /* ---- store_db.c ---- */
 struct db_opts {
@@ -258,8 +266,8 @@ struct store {
     const struct store_impl *impl;
     struct loop *l;
     struct store_opts o;
-    sqlite3_vfs *vfs;
-    char *path, *vfs_name;
+    struct store_vfs *vfs;
+    char *path;
     int dirfd, lock_fd;
     struct db rd;      /* the loop's read connection */
     struct db rd_lane; /* LANE_DB_READ's */

@@ -202,7 +202,7 @@ static int append_digest(int fd, uint64_t *size, struct err *e) {
 static void snapshot_run(struct loop_work *w) {
     struct snapshot_job *j = CONTAINER_OF(w, struct snapshot_job, w);
     struct snap n = {.key = BUF_INIT((size_t)1 << 31), .val = BUF_INIT((size_t)1 << 31)};
-    struct db_opts o = {j->s->vfs_name, j->s->path, false, j->s->o.cache_bytes};
+    struct db_opts o = {store_vfs_name(j->s->vfs), j->s->path, false, j->s->o.cache_bytes};
     j->fd = openat(j->s->dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (j->fd < 0) {
         j->rc = err_sys(&j->err, errno, "making room for the snapshot");

@@ -26,9 +26,9 @@ struct transfer {
     struct loop_timer timer;
     struct tftp_xfer x;
     struct nb_file file;
-    struct buf head;
+    struct buf head, request; /* request: as it came, to know it again */
     char name[LIM_TFTP_NAME + 1];
-    uint64_t started_ns;
+    uint64_t started_ns, heard_ns;
 };
 
 static void transfer_free(struct transfer *t) {
@@ -39,6 +39,7 @@ static void transfer_free(struct transfer *t) {
     sys_close(t->fd);
     nb_file_fini(&t->file);
     buf_fini(&t->head);
+    buf_fini(&t->request);
     free(t);
 }
 
@@ -117,6 +118,7 @@ static void readable(struct loop_io *io, uint32_t events) {
     (void)events;
     ssize_t n = recv(t->fd, p, sizeof(p), 0);
     if (n >= 0) {
+        t->heard_ns = loop_now(io->l);
         tftp_xfer_input(&t->x, span_of(p, (size_t)n), loop_now(io->l));
     } else if (errno == ECONNREFUSED) {
         t->x.state = TFTP_ABORTED; /* its port is closed */
@@ -145,6 +147,10 @@ static int transfer_socket(const struct nb_from *from, struct err *e) {
         connect(fd, (const struct sockaddr *)&peer, sizeof(peer)) < 0) {
         return err_sys(e, errno, "TFTP socket");
     }
+    uint8_t stray;
+    while (recv(fd, &stray, sizeof(stray), 0) >= 0) {
+        /* From before connect(), for the port's last owner: nothing was sent yet that could be answered. */
+    }
     return TAKE_FD(fd);
 }
 
@@ -166,30 +172,51 @@ static int to_netascii(struct nb_file *f, struct err *e) {
     return 0;
 }
 
-/* A repeated request needs nothing: its first answer got lost, and the timer sends it again. A client that has too many
- * transfers loses its oldest: it has forgotten them itself. */
-static bool repeated(struct netboot *nb, const struct nb_from *from) {
-    struct transfer *oldest = NULL;
+static void drop(struct transfer *t) {
+    t->x.state = TFTP_ABORTED;
+    finish(t);
+}
+
+/* A request from a port that has a transfer. The same again is a repetition or a duplicate: its first answer is under way
+ * or the timer sends it again, and of two transfers the client would refuse one (RFC 1350 §4). Once that transfer has been
+ * silent for longer than its timeout, or for another file, it is a new client with an old port, as ROMs have that always use
+ * the same one: the old transfer ends, or its packets would be taken for those of the new one. */
+static bool repeated(struct transfer *t, struct span pkt) {
+    if (span_eq(buf_view(&t->request), pkt) && (t->x.base == 0 || t->x.tries == 0)) {
+        return true;
+    }
+    drop(t);
+    return false;
+}
+
+/* True when the request is served already. A client that has too many transfers loses the one that it has said nothing
+ * about for longest. */
+static bool in_hand(struct netboot *nb, const struct nb_from *from, struct span pkt) {
+    struct transfer *quiet = NULL, *same = NULL;
     size_t of_client = 0;
     for (LIST_EACH(at, next, &nb->tftp)) {
         struct transfer *t = CONTAINER_OF(at, struct transfer, link);
         if (t->peer_ip == from->src_ip) {
             of_client++;
-            oldest = oldest ? oldest : t;
-            if (t->peer_port == from->src_port && t->x.base == 0) {
-                return true;
-            }
+            quiet = !quiet || t->heard_ns < quiet->heard_ns ? t : quiet;
+            same = t->peer_port == from->src_port ? t : same;
         }
     }
+    if (same) {
+        return repeated(same, pkt);
+    }
     if (of_client >= LIM_NB_TFTP_PER_CLIENT) {
-        oldest->x.state = TFTP_ABORTED;
-        finish(oldest);
+        buf_reset(&quiet->head);
+        tftp_error_write(&quiet->head, TFTP_E_UNDEFINED, "too many transfers of one client");
+        IGNORE_ERR(send(quiet->fd, quiet->head.p, quiet->head.n, MSG_NOSIGNAL) < 0,
+                   "it may have gone long ago");
+        drop(quiet);
     }
     return false;
 }
 
 static void start(struct netboot *nb, const struct nb_from *from, const struct tftp_request *rq,
-                  struct nb_file *own_f, struct span path) {
+                  struct nb_file *own_f, struct span path, struct span pkt) {
     struct err e = ERR_INIT;
     int fd = transfer_socket(from, &e);
     if (fd < 0) {
@@ -203,8 +230,10 @@ static void start(struct netboot *nb, const struct nb_from *from, const struct t
     t->peer_port = from->src_port;
     t->fd = fd;
     t->file = *own_f;
-    t->started_ns = loop_now(nb->l);
+    t->started_ns = t->heard_ns = loop_now(nb->l);
     buf_init(&t->head, LIM_TFTP_PACKET);
+    buf_init(&t->request, LIM_TFTP_PACKET);
+    buf_span(&t->request, pkt);
     IGNORE_ERR(span_to_cstr(path, t->name, sizeof(t->name)), "for logs only");
     list_add_tail(&nb->tftp, &t->link);
     nb->n_tftp++;
@@ -239,7 +268,7 @@ static void on_request(struct netboot *nb, struct nb_from *from, struct span pkt
         refuse(from, TFTP_E_ACCESS, "read only");
         return;
     }
-    if (repeated(nb, from)) {
+    if (in_hand(nb, from, pkt)) {
         return;
     }
     if (nb->n_tftp >= LIM_NB_TFTP) {
@@ -260,7 +289,7 @@ static void on_request(struct netboot *nb, struct nb_from *from, struct span pkt
                rc == -ERR_NOT_FOUND ? "file not found" : "access violation");
         return;
     }
-    start(nb, from, &rq, &f, buf_view(&path));
+    start(nb, from, &rq, &f, buf_view(&path), pkt);
 }
 
 static void request_readable(struct loop_io *io, uint32_t events) {

@@ -17,7 +17,7 @@ demo="$build iproute2 iputils-ping nftables procps curl openssl jq etcd-client k
     busybox-static"
 # The peers and tools of the test suite.
 test="$demo ccache clang clang-format bats nghttp2-client udhcpc isc-dhcp-client isc-dhcp-relay tftp-hpa atftp
-    python3-kubernetes python3-yaml python3-etcd3 python3-grpcio socat tcpdump strace nodejs?node npm?npm"
+    python3-kubernetes python3-yaml python3-etcd3 python3-grpcio grub-efi-amd64-bin socat tcpdump strace nodejs?node npm?npm"
 # What the benchmarks compare with.
 bench="$demo nghttp2-client wrk atftp kea-admin etcd-server dnsmasq-base"
 # Building upstream Kubernetes for the tests (scripts/upstream.sh).

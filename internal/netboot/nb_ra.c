@@ -16,6 +16,7 @@ static void answer(struct loop_timer *t) {
     memcpy(a.hw, ifc->hw, sizeof(a.hw));
     if (ra_write(&a, &b) == 0 && nb_ra_send(ifc, buf_view(&b)) == 0) {
         ifc->nb->count.ra_sent++;
+        LOG_DEBUG("netboot", "router advertisement", F_STR("if", ifc->name));
     }
 }
 

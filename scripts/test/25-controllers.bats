@@ -526,13 +526,15 @@ END
 }
 
 @test "an idle controllers process is small and sleeps" {
-    local pid cpu0 cpu1
+    local pid
     pid=$(cat "$WORK/controllers.pid")
     kill "$(cat "$WORK/kubelets.pid")"
-    sleep 1
+    # What becomes of nodes without a kubelet, and of their pods, is work; it was what this test once measured.
+    wait_for 15 nodes_ready 0
     awk '/^Private/ { n += $2 } END { print n " KiB private"; exit n > 4096 }' "/proc/$pid/smaps"
-    cpu0=$(awk '{ print $14 + $15 }' "/proc/$pid/stat")
-    sleep 3
-    cpu1=$(awk '{ print $14 + $15 }' "/proc/$pid/stat")
-    [ $((cpu1 - cpu0)) -le 5 ]
+    # Not one wake-up: no timer runs that has nothing to do, so a slow machine changes nothing. The second and third try are
+    # for a minute's bookmark of a watch, or for work left over.
+    wakeups() { cat /proc/"$pid"/task/*/status | awk '/^voluntary_ctxt_switches/ { n += $2 } END { print n }'; }
+    sleeps() { local n; n=$(wakeups) && sleep 2 && [ "$(wakeups)" = "$n" ]; }
+    sleeps || sleeps || sleeps
 }

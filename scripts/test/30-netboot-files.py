@@ -191,11 +191,13 @@ def test_tftp_no_answer_to_duplicate_acks(lab):
 
 
 def test_tftp_what_is_not_there_is_answered_at_once(lab):
-    began = time.monotonic()
+    """At once: it is there when the answer to a request that was sent later is."""
     for name in ("revocations_sbat.efi", "shim_certificate_0.efi", "grub/x86_64-efi/command.lst", "dir", "fifo", "dir/x"):
-        p = raw_tftp(b"\0\1" + name.encode() + b"\0octet\0")[0]
-        assert p[:4] == b"\0\5\0\1", (name, p)
-    assert time.monotonic() - began < 5
+        with udp() as s, udp() as later:
+            s.sendto(b"\0\1" + name.encode() + b"\0octet\0", ("10.77.0.1", 69))
+            assert exchange(later, b"\0\1one\0octet\0")[0][:4] == b"\0\3\0\1"
+            s.setblocking(False)
+            assert s.recv(2000)[:4] == b"\0\5\0\1", name
 
 
 def test_tftp_names_as_firmware_writes_them(lab):

@@ -102,22 +102,12 @@ boots() {
     boots bios bios --bios --tap 0
     run grep -c "tftp: sent" "$W/log"
     [ "$output" = 0 ] # it needs no other loader
-    # From its lease to its script there is no time for the 15 s that iPXE waits for a router when nobody answers.
-    run python3 - "$W/log" <<'PY'
-import re, sys
-from datetime import datetime
-at = {}
-for line in open(sys.argv[1]):
-    ts = datetime.fromisoformat(re.search(r"ts=(\S+)Z", line)[1])
-    if "hw=52:54:00:77:00:00" in line and "msg=lease" in line:
-        at.setdefault("lease", ts)
-    if "hw=52:54:00:77:00:00" in line and "boot script" in line:
-        at.setdefault("script", ts)
-print((at["script"] - at["lease"]).total_seconds())
-assert (at["script"] - at["lease"]).total_seconds() < 12
-PY
-    echo "$output"
-    [ "$status" = 0 ]
+    cp "$W/log" /tmp/net-fw.log
+    # iPXE solicits a router in growing pauses, six times until it gives up 15 s after the first, and boots then: so it
+    # took an answer when it has its script after so few. (More than one when the machine is too slow for the first pause
+    # of 0.25 s.)
+    run grep -c "router advertisement" <(sed "/boot script/q" "$W/log")
+    [ "$output" -ge 1 ] && [ "$output" -le 3 ]
 }
 
 @test "BIOS through undionly.kpxe, loaded once" {
@@ -137,7 +127,6 @@ PY
 }
 
 @test "OVMF PXE through GRUB, kernel by TFTP" {
-    [ -e /usr/lib/grub/x86_64-efi/monolithic/grubnetx64.efi ] || skip "grub-efi-amd64-bin is not installed"
     cp /usr/lib/grub/x86_64-efi/monolithic/grubnetx64.efi "$W/boot/"
     boots grub grub --uefi --tap 3 --mac 52:54:00:77:00:06
     grep -q "tftp: sent.*images/node/initrd.img.*10.77.0.26" "$W/log"

@@ -90,13 +90,20 @@ teardown_file() { net_down; }
 @test "SIGKILL of the admin API server loses nothing and heals by itself" {
     k create configmap acknowledged --from-literal=a=b
     kubeconfig_split "$WORK/a/admin.kubeconfig"
+    ask() { on curl -sfk --max-time 1 --cert "$WORK/a/admin.crt" --key "$WORK/a/admin.key" https://10.88.0.1:6443/api/v1/namespaces/default/configmaps/acknowledged; }
+    restarts() { grep -c 'role ended.*role=apiserver.*signal=9.*after_ms=50$' "$WORK/a.log"; }
+    n=$(restarts) || true
     old=$(role_pids apiserver admin)
     kill -KILL "$old"
     began=$(now_ms)
-    wait_until 5 on curl -sfk --max-time 1 --cert "$WORK/a/admin.crt" --key "$WORK/a/admin.key" https://10.88.0.1:6443/api/v1/namespaces/default/configmaps/acknowledged
+    wait_until 20 ask
     took=$(($(now_ms) - began))
-    echo "healed after $took ms"
-    [ "$took" -lt 10000 ]
+    # The supervisor starts it again once, after 50 ms. Then it has to run, open the store, and answer: 1 s is ten times what
+    # that takes on an idle machine, where a request takes 25 ms; a loaded one is allowed twenty of its requests more.
+    slow=$(slowest_ms ask)
+    echo "healed after $took ms; a request takes up to $slow ms"
+    [ "$(restarts)" = $((n + 1)) ]
+    [ "$took" -lt $((1000 + 20 * slow)) ]
     [ "$(role_pids apiserver admin)" != "$old" ]
 }
 

@@ -70,6 +70,19 @@ wait_until() {
     done
 }
 
+# slowest_ms COMMAND…: what it takes here and now, the slowest of three. Bounds are written as multiples of it, so that they are
+# tight on an idle machine and hold on a loaded one.
+slowest_ms() {
+    local i began took slow=1
+    for i in 1 2 3; do
+        began=$(now_ms)
+        "$@" >/dev/null 2>&1 || return 1
+        took=$(($(now_ms) - began))
+        slow=$((took > slow ? took : slow))
+    done
+    echo "$slow"
+}
+
 # server_start NAME [FLAG…]: data in $WORK/NAME, log in $WORK/NAME.log; returns when /readyz answers, sets READY_MS.
 server_start() {
     local name=$1 port=6443 flag began

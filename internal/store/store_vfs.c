@@ -21,6 +21,7 @@ enum {
     WAL_GROW_MAX = 1024 * 1024,
     WAL_HEADER = 32,
     WAL_FRAME = 24 + 4096,
+    WRITE_MAX = 64 * 1024,
     HELD_MAX = 256 * 1024, /* frames gathered before a write; a commit above it takes several */
     HELD_KEEP = 64 * 1024, /* capacity kept between commits */
 };
@@ -292,6 +293,18 @@ static void wal_set_size(sqlite3_file *f, sqlite3_int64 n) {
     leave(v, SQLITE_OK);
 }
 
+/* SQLite's own file layer takes at most 128 KiB - 1 byte a call: of more it writes the length modulo that. */
+static int write_pieces(sqlite3_file *f, struct span s, sqlite3_int64 at) {
+    struct span piece;
+    int rc = SQLITE_OK;
+    while (rc == SQLITE_OK && s.n) {
+        IGNORE_ERR(span_take(&s, s.n < WRITE_MAX ? s.n : WRITE_MAX, &piece), "length bounded");
+        rc = v_write(f, piece.p, (int)piece.n, at);
+        at += (sqlite3_int64)piece.n;
+    }
+    return rc;
+}
+
 static int wal_flush(sqlite3_file *f) {
     struct vfile *me = of(f);
     struct span s = buf_view(&me->held);
@@ -299,7 +312,7 @@ static int wal_flush(sqlite3_file *f) {
         return SQLITE_OK;
     }
     sqlite3_int64 end = me->held_at + (sqlite3_int64)s.n;
-    int rc = real(f)->pMethods->xWrite(real(f), s.p, (int)s.n, me->held_at);
+    int rc = write_pieces(f, s, me->held_at);
     if (rc == SQLITE_OK && end > wal_size(f)) {
         wal_set_size(f, fill_ahead(f, end));
     }

@@ -4,6 +4,7 @@
 #include "internal/t/t.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -523,5 +524,34 @@ TEST(store, compaction_frees_and_defrag_shrinks) {
     rows = sqlite3_column_int64(st, 0);
     sqlite3_finalize(st);
     ASSERT_EQ(1, rows);
+    box_fini(&b);
+}
+
+/* SQLite's own file layer takes a write of 128 KiB or more for a full disk. */
+TEST(store, commits_of_many_sizes) {
+    struct box b = {0};
+    struct err e = ERR_INIT;
+    box_open(&b);
+    static char value[4000];
+    memset(value, 'v', sizeof(value));
+    for (size_t n = 1; n <= 120; n += 17) {
+        struct store_txn *t = store_txn_new(0);
+        for (size_t i = 0; i < n; i++) {
+            char key[16];
+            snprintf(key, sizeof(key), "k%03u", (unsigned)(i % 1000));
+            store_txn_put(t, &t->body.then, span_str(key), span_of(value, sizeof(value)), 0);
+        }
+        ASSERT_OK(box_txn(&b, t, &e), &e);
+        store_txn_free(t);
+    }
+    box_shut(&b);
+    box_open(&b);
+    struct arena a = ARENA_INIT(4 << 20);
+    struct store_range_res r;
+    const struct store_range_req q = {.key = SPAN_LIT("k"), .end = SPAN_LIT("l")};
+    ASSERT_OK(store_range(b.s, &q, &a, &r, &e), &e);
+    ASSERT_EQ(120, r.count);
+    ASSERT_EQ(9, r.rev);
+    arena_fini(&a);
     box_fini(&b);
 }

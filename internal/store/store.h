@@ -110,9 +110,16 @@ struct store_body { /* a transaction or a nested one */
     struct store_cmp *cmps;
     size_t n_cmps, cap_cmps;
     struct store_ops then, els;
+    bool lone;      /* a put by itself: etcd looks for its lease first, in a transaction for its key */
     bool succeeded; /* result */
 };
-enum store_op_kind { STORE_OP_RANGE, STORE_OP_PUT, STORE_OP_DELETE, STORE_OP_TXN };
+enum store_op_kind {
+    STORE_OP_RANGE,
+    STORE_OP_PUT,
+    STORE_OP_DELETE,
+    STORE_OP_TXN,
+    STORE_OP_NONE /* a request that says nothing: refused when its turn comes */
+};
 struct store_op {
     enum store_op_kind kind;
     union {

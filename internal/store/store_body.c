@@ -57,6 +57,7 @@ static int ops_form(const struct store_ops *ops, uint32_t budget, unsigned depth
             }
             break;
         case STORE_OP_TXN: rc = body_form(op->u.txn, budget, depth + 1, all, e); break;
+        case STORE_OP_NONE: wrong = STORE_E_NO_KEY; break; /* etcd's answer to it */
         }
         if (wrong) {
             return err_pub(e, ERR_INVALID, wrong);
@@ -230,6 +231,7 @@ static size_t ops_bytes(const struct store_ops *ops) {
         case STORE_OP_PUT: sum += op->u.put.key.n + op->u.put.value.n; break;
         case STORE_OP_DELETE: sum += op->u.del.key.n + op->u.del.end.n; break;
         case STORE_OP_TXN: sum += body_bytes(op->u.txn); break;
+        case STORE_OP_NONE: break;
         }
     }
     return sum;
@@ -329,28 +331,35 @@ static int choose(const struct view *v, struct store_body *b, struct err *e) {
     return 0;
 }
 
-static int check_put(const struct view *v, const struct store_put *p, struct err *e) {
-    if (p->ignore_value || p->ignore_lease) {
-        struct row r;
-        int rc = view_find(v, p->key, &r, e);
-        if (rc <= 0) {
-            return rc < 0 ? rc : err_pub(e, ERR_INVALID, STORE_E_NO_KEY);
-        }
+static int check_lease(const struct view *v, const struct store_put *p, struct err *e) {
+    if (!p->lease) {
+        return 0;
     }
-    if (p->lease) {
-        sqlite3_stmt *st = db_stmt(v->d, ST_LEASE_GET, e);
-        if (!st) {
-            return failed(e);
-        }
-        sqlite3_bind_int64(st, 1, p->lease);
-        int rc = sqlite3_step(st);
-        int out = rc == SQLITE_ROW    ? 0
-                  : rc == SQLITE_DONE ? err_pub(e, ERR_NOT_FOUND, STORE_E_NO_LEASE)
-                                      : db_fail(v->d, rc, "looking up a lease", e);
-        sqlite3_reset(st);
-        return out;
+    sqlite3_stmt *st = db_stmt(v->d, ST_LEASE_GET, e);
+    if (!st) {
+        return failed(e);
     }
-    return 0;
+    sqlite3_bind_int64(st, 1, p->lease);
+    int rc = sqlite3_step(st);
+    int out = rc == SQLITE_ROW    ? 0
+              : rc == SQLITE_DONE ? err_pub(e, ERR_NOT_FOUND, STORE_E_NO_LEASE)
+                                  : db_fail(v->d, rc, "looking up a lease", e);
+    sqlite3_reset(st);
+    return out;
+}
+
+static int check_key(const struct view *v, const struct store_put *p, struct err *e) {
+    if (!p->ignore_value && !p->ignore_lease) {
+        return 0;
+    }
+    struct row r;
+    int rc = view_find(v, p->key, &r, e);
+    return rc < 0 ? rc : rc == 0 ? err_pub(e, ERR_INVALID, STORE_E_NO_KEY) : 0;
+}
+
+static int check_put(const struct view *v, const struct store_put *p, bool lone, struct err *e) {
+    int rc = lone ? check_lease(v, p, e) : check_key(v, p, e);
+    return rc < 0 ? rc : lone ? check_key(v, p, e) : check_lease(v, p, e);
 }
 
 static int check_ops(const struct view *v, struct store_body *b, enum store_op_kind kind,
@@ -362,10 +371,11 @@ static int check_ops(const struct view *v, struct store_body *b, enum store_op_k
         if (op->kind == STORE_OP_TXN) {
             rc = check_ops(v, op->u.txn, kind, e);
         } else if (op->kind == kind && kind == STORE_OP_PUT) {
-            rc = check_put(v, &op->u.put, e);
+            rc = check_put(v, &op->u.put, b->lone, e);
         } else if (op->kind == kind && op->u.range.rev > v->rev) {
             rc = err_pub(e, ERR_GONE, STORE_E_FUTURE);
-        } else if (op->kind == kind && op->u.range.rev && op->u.range.rev < v->compact_rev) {
+        } else if (op->kind == kind && op->u.range.rev &&
+                   op->u.range.rev < (v->compact_rev ? v->compact_rev : -1)) {
             rc = err_pub(e, ERR_GONE, STORE_E_COMPACTED);
         }
         if (rc < 0) {
@@ -546,6 +556,7 @@ int body_apply(struct change *c, struct store_body *b, struct err *e) {
         case STORE_OP_PUT: rc = apply_put(c, op, e); break;
         case STORE_OP_DELETE: rc = apply_delete(c, op, e); break;
         case STORE_OP_TXN: rc = body_apply(c, op->u.txn, e); break;
+        case STORE_OP_NONE: break;
         }
         if (rc < 0) {
             return rc;

@@ -251,11 +251,12 @@ static int item_cmp(const void *pa, const void *pb, void *ctx) {
     case STORE_BY_KEY: break;
     case STORE_BY_VERSION: c = cmp_i64(a->r.ver, b->r.ver); break;
     case STORE_BY_CREATE: c = cmp_i64(a->r.crev, b->r.crev); break;
-    case STORE_BY_MOD: c = cmp_i64(a->r.id, b->r.id); break;
+    case STORE_BY_MOD: c = cmp_i64(id_rev(a->r.id), id_rev(b->r.id)); break;
     case STORE_BY_VALUE: c = span_cmp(a->value, b->value); break;
     }
-    if (!c) {
-        c = span_cmp(a->key, b->key);
+    if (!c) { /* equal ones keep the order of their keys, in both directions */
+        int keys = span_cmp(a->key, b->key);
+        return q->by == STORE_BY_KEY && q->order == STORE_SORT_DESCEND ? -keys : keys;
     }
     return q->order == STORE_SORT_DESCEND ? -c : c;
 }
@@ -328,7 +329,8 @@ int view_range(const struct view *v, const struct store_range_req *q, struct are
     if (q->rev > 0) {
         at.at = q->rev;
     }
-    bool plain = q->order == STORE_SORT_NONE && q->by == STORE_BY_KEY && !q->min_mod &&
+    /* As etcd: without an order but with something to sort by, what the limit lets through is sorted. */
+    bool plain = q->order == STORE_SORT_NONE && !q->min_mod &&
                  !q->max_mod && !q->min_create && !q->max_create;
     struct collect c = {.v = &at, .q = q, .a = a, .e = e, .fetch = UINT64_MAX};
     if (plain && q->limit > 0) {

@@ -159,7 +159,7 @@ int store_hash(struct store *s, int64_t rev, store_hash_done *done, void *ctx, s
     j->w.done = hash_done;
     j->s = s;
     j->v = store_view(s);
-    j->rev = rev > 0 ? rev : s->rev;
+    j->rev = rev ? rev : s->rev; /* negative: a hash of nothing, as etcd's */
     j->done = done;
     j->ctx = ctx;
     int rc = loop_work_submit(s->l, LANE_DB_READ, &j->w, e);

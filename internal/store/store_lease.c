@@ -97,11 +97,6 @@ void engine_lease_grant(struct store *s, int64_t id, int64_t ttl, store_lease_do
     w->b = ttl < LEASE_TTL_MIN ? LEASE_TTL_MIN : ttl;
     w->cb.lease_done = done;
     w->ctx = ctx;
-    if (ttl > LEASE_TTL_MAX) {
-        w->rc = err_pub(&w->err, ERR_GONE, STORE_E_LEASE_TTL);
-        store_refuse(s, w);
-        return;
-    }
     store_submit(s, w);
 }
 

@@ -365,9 +365,8 @@ int engine_watch_start(struct store *s, const struct store_watch_req *q, store_w
     if (!q->key.n) {
         return err_pub(e, ERR_INVALID, STORE_E_EMPTY_KEY);
     }
-    if (q->start_rev < 0 || s->closing) {
-        return err_set(e, ERR_INVALID, "a watch cannot start at revision %lld",
-                       (long long)q->start_rev);
+    if (s->closing) {
+        return err_set(e, ERR_UNAVAILABLE, "the store is closing");
     }
     struct store_watch *w = mem_zero_alloc(sizeof(*w) + q->key.n + q->end.n);
     memcpy(w->own, q->key.p, q->key.n);

@@ -86,6 +86,9 @@ static int run_grant(struct batch *b, struct wr *w) {
     if (no_space(b, 64)) {
         return refuse_space(b, &w->err);
     }
+    if (w->b > LEASE_TTL_MAX) {
+        return err_pub(&w->err, ERR_GONE, STORE_E_LEASE_TTL);
+    }
     sqlite3_stmt *st = db_stmt(d, ST_LEASE_GET, &w->err);
     if (!st) {
         return failed(&w->err);

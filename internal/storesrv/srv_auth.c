@@ -382,6 +382,7 @@ static int ops(const struct auth *a, const struct user *u, const struct store_op
             }
             break;
         case STORE_OP_TXN: rc = body(a, u, op->u.txn, e); break;
+        case STORE_OP_NONE: break;
         }
     }
     return rc;

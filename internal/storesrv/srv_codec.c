@@ -115,14 +115,36 @@ int dec_delete(struct span m, struct store_del *d, struct err *e) {
     return rc < 0 ? dec_bad(e) : 0;
 }
 
+/* As etcd: the value of another member of the union than the target's counts as none, a comparison of an unknown kind
+ * holds, and of an unknown target everything is equal. */
+static void settle_compare(struct store_cmp *c, uint32_t member, uint64_t result, uint64_t target) {
+    static const uint32_t members[] = {4, 5, 6, 7, 8};
+    if (target > STORE_T_LEASE || result > STORE_NOT_EQUAL) {
+        bool if_there = target == STORE_T_VALUE; /* a value that is not there compares to nothing */
+        bool holds = result == STORE_EQUAL || result > STORE_NOT_EQUAL;
+        c->target = STORE_T_VERSION;
+        c->result = holds ? STORE_GREATER : STORE_LESS;
+        c->num = holds && !if_there ? -1 : 0;
+        return;
+    }
+    c->target = (enum store_target)target;
+    c->result = (enum store_result)result;
+    if (member != members[target]) {
+        c->num = 0;
+        c->value = SPAN_EMPTY;
+    }
+}
+
 static int dec_compare(struct span m, struct store_txn *t, struct store_body *b, struct err *e) {
     struct wire_field f;
     int rc;
     struct store_cmp c = {0};
+    uint64_t result = 0, target = 0;
+    uint32_t member = 0;
     while ((rc = wire_next(&m, &f)) > 0) {
         switch (f.no) {
-        case 1: c.result = (enum store_result)(f.v > 3 ? 0 : f.v); break;
-        case 2: c.target = (enum store_target)(f.v > 4 ? 0 : f.v); break;
+        case 1: result = f.v; break;
+        case 2: target = f.v; break;
         case 3: c.key = store_txn_copy(t, f.bytes); break;
         case 4:
         case 5:
@@ -132,10 +154,12 @@ static int dec_compare(struct span m, struct store_txn *t, struct store_body *b,
         case 64: c.end = store_txn_copy(t, f.bytes); break;
         default: break;
         }
+        member = f.no >= 4 && f.no <= 8 ? f.no : member;
     }
     if (rc < 0) {
         return dec_bad(e);
     }
+    settle_compare(&c, member, result, target);
     *store_txn_cmp(t, b, c.target, c.result, SPAN_EMPTY, 0) = c;
     return 0;
 }
@@ -176,9 +200,8 @@ static int dec_op(struct span m, struct store_txn *t, struct store_ops *ops, uns
     case 4: op = store_txn_nested(t, ops); return dec_txn(last.bytes, t, op->u.txn, depth + 1, e);
     default: break;
     }
-    rc = err_set(e, ERR_INVALID, "%s", STORE_E_NO_KEY); /* etcd's answer to an empty operation */
-    e->pub = STORE_E_NO_KEY;
-    return rc;
+    store_txn_range(t, ops, SPAN_EMPTY, SPAN_EMPTY)->kind = STORE_OP_NONE;
+    return 0;
 }
 
 int dec_txn(struct span m, struct store_txn *t, struct store_body *b, unsigned depth,
@@ -251,6 +274,7 @@ void enc_txn(struct buf *b, const struct storesrv *v, const struct store_body *b
         case STORE_OP_PUT: enc_put(b, v, op, op->range.rev, true); break;
         case STORE_OP_DELETE: enc_delete(b, v, op, op->range.rev, true); break;
         case STORE_OP_TXN: enc_txn(b, v, op->u.txn, rev, true); break;
+        case STORE_OP_NONE: break;
         }
         wire_end(b, m);
         wire_end(b, r);

@@ -133,6 +133,7 @@ void kv_put(struct rpc *c, struct span m) {
     op->u.put.prev_kv = p.prev_kv;
     op->u.put.ignore_value = p.ignore_value;
     op->u.put.ignore_lease = p.ignore_lease;
+    t->body.lone = true;
     submit(c, t, rc, m.n, &e);
 }
 

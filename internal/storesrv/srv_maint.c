@@ -121,15 +121,19 @@ void maint_status(struct rpc *c, struct span m) {
     rpc_reply(c, &b);
 }
 
-static void header_done(void *ctx, int rc, const struct err *e) {
+/* Some answers have no header in etcd either. */
+static void empty_reply(struct rpc *c) {
+    struct buf b = rpc_buf(c);
+    rpc_reply(c, &b);
+}
+
+static void defrag_done(void *ctx, int rc, const struct err *e) {
     struct rpc *c = ctx;
     if (rpc_open(c)) {
         if (rc < 0) {
             rpc_fail(c, e);
         } else {
-            struct buf b;
-            ok_header(c, &b);
-            rpc_reply(c, &b);
+            empty_reply(c);
         }
     }
     rpc_unref(c);
@@ -138,13 +142,14 @@ static void header_done(void *ctx, int rc, const struct err *e) {
 void maint_defrag(struct rpc *c, struct span m) {
     (void)m;
     if (admin(c)) {
-        store_defrag(c->v->st, header_done, rpc_ref(c));
+        store_defrag(c->v->st, defrag_done, rpc_ref(c));
     }
 }
 
 static void hash_done(void *ctx, int rc, uint32_t hash, int64_t rev, int64_t compact_rev,
                       const struct err *e) {
     struct rpc *c = ctx;
+    (void)rev; /* etcd tells it from 3.6 on */
     if (rpc_open(c)) {
         if (rc < 0) {
             rpc_fail(c, e);
@@ -154,7 +159,6 @@ static void hash_done(void *ctx, int rc, uint32_t hash, int64_t rev, int64_t com
             wire_u64(&b, 2, hash);
             if (c->m->call == maint_hashkv) {
                 wire_i64(&b, 3, compact_rev);
-                wire_i64(&b, 4, rev);
             }
             rpc_reply(c, &b);
         }
@@ -276,17 +280,49 @@ void maint_move_leader(struct rpc *c, struct span m) {
     }
     /* The one member leads already; every other target does not exist. */
     if (target == c->v->member_id) {
-        struct buf b;
-        ok_header(c, &b);
-        rpc_reply(c, &b);
+        empty_reply(c);
         return;
     }
     rpc_status(c, 9, "etcdserver: bad leader transferee");
 }
 
+/* MAJOR.MINOR[.PATCH] */
+static bool version_minor(struct span s, uint64_t *ret_major, uint64_t *ret_minor) {
+    struct span major, minor, patch;
+    uint64_t unused;
+    bool two = span_next(&s, '.', &major) && span_next(&s, '.', &minor);
+    bool three = two && span_next(&s, '.', &patch);
+    return two && !s.n && span_to_u64(major, 0, UINT32_MAX, ret_major) == 0 &&
+           span_to_u64(minor, 0, UINT32_MAX, ret_minor) == 0 &&
+           (!three || span_to_u64(patch, 0, UINT32_MAX, &unused) == 0);
+}
+
+/* Validation is answered as by etcd 3.5, whose clusters may go down to 3.4; there is none to go down here. */
 void maint_downgrade(struct rpc *c, struct span m) {
-    (void)m;
-    rpc_status(c, 9, "etcdserver: invalid downgrade target version");
+    enum { VALIDATE, ENABLE, CANCEL };
+    struct wire_field f;
+    struct span version = SPAN_EMPTY;
+    uint64_t action = VALIDATE, major, minor;
+    while (wire_next(&m, &f) > 0) {
+        if (f.no == 1) {
+            action = f.v;
+        } else if (f.no == 2) {
+            version = f.bytes;
+        }
+    }
+    if (action > CANCEL) {
+        rpc_status(c, 2, "etcdserver: unknown method");
+    } else if (action == CANCEL) {
+        rpc_status(c, 9, "etcdserver: no inflight downgrade job");
+    } else if (!version_minor(version, &major, &minor)) {
+        rpc_status(c, 3, "etcdserver: wrong downgrade target version format");
+    } else if (action == ENABLE || major != 3 || minor != 4) {
+        rpc_status(c, 3, "etcdserver: invalid downgrade target version");
+    } else {
+        struct buf b = rpc_buf(c);
+        wire_bytes(&b, 2, SPAN_LIT("3.5.0"));
+        rpc_reply(c, &b);
+    }
 }
 
 /* ---- cluster: one member ---- */
@@ -294,8 +330,8 @@ void maint_downgrade(struct rpc *c, struct span m) {
 void cluster_list(struct rpc *c, struct span m) {
     (void)m;
     struct storesrv *v = c->v;
-    struct buf b;
-    ok_header(c, &b);
+    struct buf b = rpc_buf(c);
+    enc_header(&b, 1, v, 0); /* etcd's cluster service tells no revision */
     size_t mark = wire_begin(&b, 2);
     wire_u64(&b, 1, v->member_id);
     wire_bytes(&b, 2, span_str(v->name));

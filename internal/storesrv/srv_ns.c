@@ -187,6 +187,7 @@ static void ops_in(const struct srv_ns *ns, struct arena *a, struct store_ops *o
             break;
         case STORE_OP_DELETE: ns_range_in(ns, a, &op->u.del.key, &op->u.del.end); break;
         case STORE_OP_TXN: ns_body_in(ns, a, op->u.txn); break;
+        case STORE_OP_NONE: break;
         }
     }
 }

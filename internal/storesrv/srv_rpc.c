@@ -259,6 +259,31 @@ static void refuse(struct http_req *r, const char *status, const char *text) {
     http_end_trailers(r, t, 2);
 }
 
+/* As grpc-go tells it: the service is not there, or only its method. */
+static void refuse_unknown(struct http_req *r) {
+    struct span path = http_req_path(r), service = SPAN_EMPTY;
+    bool known = false, plain = span_starts(path, "/");
+    AUTO(buf) struct buf text = BUF_INIT(512);
+    for (size_t i = 0; i < path.n; i++) {
+        plain = plain && path.p[i] > ' ' && path.p[i] < 0x7f && path.p[i] != '%';
+    }
+    if (plain) {
+        path = span_of(path.p + 1, path.n - 1);
+        plain = span_next(&path, '/', &service);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(methods); i++) {
+        struct span p = span_str(methods[i].path), own;
+        p = span_of(p.p + 1, p.n - 1);
+        known = known || (span_next(&p, '/', &own) && span_eq(own, service));
+    }
+    int rc = !plain  ? buf_fmt(&text, "malformed method name")
+             : known ? buf_fmt(&text, "unknown method %.*s for service %.*s", (int)path.n,
+                               (const char *)path.p, (int)service.n, (const char *)service.p)
+                     : buf_fmt(&text, "unknown service %.*s", (int)service.n,
+                               (const char *)service.p);
+    refuse(r, "12", rc < 0 ? "unknown method" : buf_cstr(&text));
+}
+
 struct rpc *rpc_new(const struct face *f, struct http_req *r, const struct method *m) {
     struct rpc *c = new_zero(struct rpc);
     struct storesrv *v = c->v = f->v;
@@ -282,7 +307,7 @@ struct rpc *rpc_new(const struct face *f, struct http_req *r, const struct metho
 void srv_on_grpc(const struct face *f, struct http_req *r) {
     const struct method *m = srv_method(http_req_path(r));
     if (!m) {
-        refuse(r, "12", "unknown service or method");
+        refuse_unknown(r);
         return;
     }
     struct span enc = http_req_header(r, "grpc-encoding");

@@ -10,6 +10,7 @@ struct swatch {
     struct store_watch *w;
     int64_t id;
     bool prev_kv, fragment, progress, stopped;
+    int64_t bare_rev; /* the compacted revision it started at: what was before is not told */
     bool quiet; /* had no message since the last progress tick */
     bool sync_pending;
 };
@@ -86,7 +87,7 @@ static void enc_event(struct buf *b, const struct swatch *w, const struct store_
     }
     wire_u64(b, 1, ev->type == STORE_DELETE);
     enc_kv(b, 2, &ev->kv);
-    if (w->prev_kv && ev->has_prev) {
+    if (w->prev_kv && ev->has_prev && ev->kv.mod_rev != w->bare_rev) {
         enc_kv(b, 3, &ev->prev);
     }
     wire_end(b, m);
@@ -121,6 +122,9 @@ static void send_events(struct swatch *w, const struct store_watch_msg *m) {
 static void sync_answer(struct wstream *ws) {
     if (ws->want_sync && !ws->syncs_pending) {
         ws->want_sync = false;
+        if (list_empty(&ws->watches)) { /* as etcd: nothing is watched that could be in progress */
+            return;
+        }
         send_head(ws, &(struct wr_head){.rev = store_rev(ws->c->v->st), .id = -1});
     }
 }
@@ -146,11 +150,11 @@ static int on_watch(void *ctx, struct store_watch *sw, const struct store_watch_
         }
         break;
     case STORE_WATCH_CANCELLED:
-        send_head(ws, &(struct wr_head){.rev = m->rev,
+        send_head(ws, &(struct wr_head){.rev = m->compact_rev ? 0 : m->rev,
                                         .id = w->id,
                                         .canceled = true,
                                         .compact_rev = m->compact_rev,
-                                        .reason = m->reason});
+                                        .reason = m->compact_rev ? NULL : m->reason});
         if (c->state) {
             stop(w);
             sync_answer(ws);
@@ -281,9 +285,7 @@ static void create(struct wstream *ws, struct span m) {
     w->prev_kv = k.q.prev_kv;
     w->fragment = k.fragment;
     w->progress = k.progress;
-    if (k.q.start_rev < 0) {
-        k.q.start_rev = 0;
-    }
+    w->bare_rev = k.q.start_rev == store_compact_rev(v->st) ? k.q.start_rev : 0;
     if (store_watch_start(v->st, &k.q, on_watch, w, &w->w, &e) < 0) {
         free(w);
         refuse_watch(ws, -1, err_public(&e));

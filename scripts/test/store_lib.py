@@ -1,5 +1,4 @@
 """What the store's tests share: a free port, kfarm store and a real etcd as processes, TAP lines."""
-import glob
 import http.client
 import json
 import os
@@ -21,24 +20,19 @@ def free_port():
         return s.getsockname()[1]
 
 
-def etcd_binary():
-    """Debian's etcd, extracted and not installed (a running service would be in the way). None: not to be had."""
-    found = shutil.which("etcd")
-    if found:
-        return found
-    cache = os.path.join(os.environ.get("KFARM_CACHE", os.path.expanduser("~/.cache/kfarm")), "etcd")
-    binary = os.path.join(cache, "usr", "bin", "etcd")
+def etcd_binary(version="3.4", name="etcd"):
+    """etcd, etcdctl or etcdutl of this version, which scripts/tools.sh has put into the cache; None: not to be had."""
+    cache = os.environ.get("KFARM_CACHE", os.path.expanduser("~/.cache/kfarm"))
+    binary = os.path.join(cache, "etcd" + version.replace(".", ""), "usr", "bin", name)
     if not os.path.exists(binary):
-        os.makedirs(cache, exist_ok=True)
-        subprocess.run(["apt-get", "-qq", "download", "etcd-server"], cwd=cache, stderr=subprocess.DEVNULL, timeout=100)
-        for deb in glob.glob(os.path.join(cache, "etcd-server_*.deb")):
-            subprocess.run(["dpkg-deb", "-x", deb, cache], timeout=60)
+        subprocess.run([os.path.join(TOP, "scripts", "tools.sh"), "etcd" + version.replace(".", "")], stdout=sys.stderr,
+                       timeout=200)
     return binary if os.path.exists(binary) else None
 
 
 class Server:
-    def __init__(self, kind, extra=(), data=None, port=None):
-        self.kind, self.extra = kind, list(extra)
+    def __init__(self, kind, extra=(), data=None, port=None, version="3.4"):
+        self.kind, self.extra, self.version = kind, list(extra), version
         self.dir = data or tempfile.mkdtemp(prefix="kf-store-")
         self.port = port or free_port()
         self.proc = None
@@ -47,15 +41,16 @@ class Server:
     def start(self):
         url = f"http://127.0.0.1:{self.port}"
         args = ["--data-dir", os.path.join(self.dir, "d"), "--listen-client-urls", url, "--advertise-client-urls", url]
+        peer = f"http://127.0.0.1:{free_port()}"
+        args += ["--initial-advertise-peer-urls", peer]
         if self.kind == "kfarm":
             cmd = [KFARM, "store", "--log-level", "warn"]
         else:
-            peer = f"http://127.0.0.1:{free_port()}"
-            cmd = [etcd_binary(), "--log-level", "error", "--logger", "zap"]
-            args += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster",
-                     "default=" + peer]
+            cmd = [etcd_binary(self.version), "--log-level", "error", "--logger", "zap"]
+            args += ["--listen-peer-urls", peer, "--initial-cluster", "default=" + peer]
         self.log = open(os.path.join(self.dir, "log"), "ab")
-        env = {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")} | {"PATH": os.environ["PATH"], "HOME": self.dir, "ETCD_UNSUPPORTED_ARCH": "amd64"}
+        env = {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")}
+        env |= {"PATH": os.environ["PATH"], "HOME": self.dir, "ETCD_UNSUPPORTED_ARCH": "amd64"}
         self.proc = subprocess.Popen(cmd + args + self.extra, stdout=self.log, stderr=self.log, env=env)
         end = time.monotonic() + 20
         while time.monotonic() < end:

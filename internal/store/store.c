@@ -16,6 +16,7 @@ const char STORE_E_EMPTY_KEY[] = "etcdserver: key is not provided";
 const char STORE_E_TOO_LARGE[] = "etcdserver: request is too large";
 const char STORE_E_TOO_MANY_OPS[] = "etcdserver: too many operations in txn request";
 const char STORE_E_DUP_KEY[] = "etcdserver: duplicate key given in txn request";
+const char STORE_E_CORRUPT[] = "etcdserver: corrupt cluster";
 const char STORE_E_NO_SPACE[] = "etcdserver: mvcc: database space exceeded";
 const char STORE_E_NO_LEASE[] = "etcdserver: requested lease not found";
 const char STORE_E_LEASE_EXISTS[] = "etcdserver: lease already exists";

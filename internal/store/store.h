@@ -240,6 +240,7 @@ extern const char STORE_E_EMPTY_KEY[];    /* etcdserver: key is not provided */
 extern const char STORE_E_TOO_LARGE[];    /* etcdserver: request is too large */
 extern const char STORE_E_TOO_MANY_OPS[]; /* etcdserver: too many operations in txn request */
 extern const char STORE_E_DUP_KEY[];      /* etcdserver: duplicate key given in txn request */
+extern const char STORE_E_CORRUPT[];      /* etcdserver: corrupt cluster */
 extern const char STORE_E_NO_SPACE[];     /* etcdserver: mvcc: database space exceeded */
 extern const char STORE_E_NO_LEASE[];     /* etcdserver: requested lease not found */
 extern const char STORE_E_LEASE_EXISTS[]; /* etcdserver: lease already exists */

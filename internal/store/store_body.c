@@ -456,14 +456,24 @@ static int add_event(struct change *c, enum store_event_type type, const struct 
         return 0;
     }
     struct store_event ev = {.type = type, .kv = *kv};
+    struct row before = *old; /* what an event replaces is what was there before its revision */
+    if (exists && id_rev(old->id) == c->new_rev) {
+        struct view at = c->v;
+        at.at = c->new_rev - 1;
+        int rc = view_find(&at, kv->key, &before, e);
+        if (rc < 0) {
+            return rc;
+        }
+        exists = rc > 0;
+    }
     if (exists && c->want_prev) {
-        int rc = load_prev(c, kv->key, old, &c->eb->a, &ev.prev, e);
+        int rc = load_prev(c, kv->key, &before, &c->eb->a, &ev.prev, e);
         if (rc < 0) {
             return rc;
         }
         ev.has_prev = true;
     }
-    return ebatch_add(c->eb, &ev, exists ? old->id : 0, e);
+    return ebatch_add(c->eb, &ev, exists ? before.id : 0, e);
 }
 
 static int one_kv(struct arena *a, const struct store_kv *kv, struct store_range_res *ret,

@@ -124,6 +124,20 @@ static void push(struct store *s, size_t *n, const struct store_event *ev) {
     s->scratch[(*n)++] = ev;
 }
 
+/* What an event replaces is what was there before its revision, not what the revision itself put there first. */
+static int before_rev(const struct view *v, const struct store_event *ev, int64_t *id,
+                      struct err *e) {
+    if (id_rev(*id) != ev->kv.mod_rev) {
+        return 0;
+    }
+    struct view at = *v;
+    struct row r;
+    at.at = ev->kv.mod_rev - 1;
+    int rc = ev->kv.create_rev == ev->kv.mod_rev ? 0 : view_find(&at, ev->kv.key, &r, e);
+    *id = rc > 0 ? r.id : 0;
+    return rc < 0 ? rc : 0;
+}
+
 /* A commit that ran before anybody asked for previous values did not load them. */
 static int load_prev(struct store *s, struct ebatch *b, struct err *e) {
     struct view v = store_view(s);
@@ -132,7 +146,11 @@ static int load_prev(struct store *s, struct ebatch *b, struct err *e) {
         if (ev->has_prev || !b->prev_id[i] || ev->kv.mod_rev - 1 < s->compact_rev) {
             continue;
         }
-        int rc = view_log(&v, b->prev_id[i], &b->a, &ev->prev, e);
+        int rc = before_rev(&v, ev, &b->prev_id[i], e);
+        if (rc == 0 && !b->prev_id[i]) {
+            continue;
+        }
+        rc = rc < 0 ? rc : view_log(&v, b->prev_id[i], &b->a, &ev->prev, e);
         if (rc == 0 && ev->prev.version > 0) {
             ev->has_prev = true;
         } else if (rc < 0 && rc != -ERR_NOT_FOUND) {

@@ -186,7 +186,19 @@ static int run_left(struct batch *b, struct wr *w) {
     return db_done(d, st, "saving a lease's time", &w->err);
 }
 
+/* With the CORRUPT alarm nothing of the keys may change any more, as in etcd. */
+static bool frozen(const struct batch *b, const struct wr *w) {
+    if (!(b->s->wr.alarms & STORE_ALARM_CORRUPT)) {
+        return false;
+    }
+    return w->kind == WR_GRANT || w->kind == WR_REVOKE || w->kind == WR_COMPACT ||
+           (w->kind == WR_TXN && body_writes(&w->txn->body));
+}
+
 static int run_one(struct batch *b, struct wr *w, bool *broken) {
+    if (frozen(b, w)) {
+        return err_pub(&w->err, ERR_CORRUPT, STORE_E_CORRUPT);
+    }
     switch (w->kind) {
     case WR_TXN: return run_txn(b, w, broken);
     case WR_GRANT: return run_grant(b, w);
@@ -210,7 +222,7 @@ static int run_one(struct batch *b, struct wr *w, bool *broken) {
 
 /* The file failed, not the request. */
 static bool machine_failed(int rc, const struct err *e) {
-    return rc == -ERR_IO || rc == -ERR_CORRUPT || rc == -ERR_UNAVAILABLE || rc == -ERR_INTERNAL ||
+    return rc == -ERR_IO || (rc == -ERR_CORRUPT && e->pub != STORE_E_CORRUPT) || rc == -ERR_UNAVAILABLE || rc == -ERR_INTERNAL ||
            rc == -ERR_NOMEM || (rc == -ERR_LIMIT && e->sys == ENOSPC);
 }
 

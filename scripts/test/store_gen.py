@@ -15,8 +15,9 @@ class Gen:
         self.pair = None
         self.watches = {}  # (client, slot): ids that are alive
         self.grants = self.waits = 0
+        self.server_ids = self.chance(0.5)  # ids of leases that the servers choose make their hashes differ
         self.locks, self.leaders = [], []
-        self.full = False
+        self.full, self.full_kind = False, 0
         self.first = {"kv": [], "auth": self.auth_start(), "sync": self.sync_start()}[kind]
 
     def __call__(self, pair):
@@ -154,7 +155,7 @@ class Gen:
 
     def grant(self):
         ttl = self.pick(600, 5000, 70000, 9000000000, 9999999999)
-        if self.chance(0.3):
+        if self.chance(0.3) and self.server_ids:
             self.grants += 1
             return self.call("grant", {"TTL": self.pick(600, 5000)}, save=f"L{self.grants}")
         return self.call("grant", {"TTL": ttl, "ID": self.pick(*range(1, 6), -7)})
@@ -169,7 +170,7 @@ class Gen:
         rev, compacted = self.pair.rev, self.pair.compacted
         return self.call("compact", {"revision": self.pick(self.r.randint(compacted, rev + 1), max(compacted, rev - 5),
                                                            rev if self.chance(0.3) else compacted + 1,
-                                                           self.pick(0, -1, rev, compacted) if self.chance(0.3) else compacted + 2),
+                                                           self.pick(-1, rev, compacted) if self.chance(0.3) else compacted + 2),
                                      "physical": self.chance(0.7)})
 
     def watch(self):
@@ -222,8 +223,11 @@ class Gen:
     def alarm(self, action):
         # etcd keeps an alarm for any number of a member; kfarm has the one member.
         kind = self.pick(0, 1, 1, 2)
-        if kind == 1:
-            self.full = action == 1
+        if action == 1 and self.full:
+            action = 2  # of two alarms etcd obeys the one that was raised later
+        if kind:
+            self.full = action == 1 or (self.full and self.full_kind != kind)
+            self.full_kind = kind if action == 1 else self.full_kind
         return self.call("alarm", {"action": action, "alarm": kind, "memberID": ("self",)})
 
     # ---- users ----

@@ -98,7 +98,9 @@ class Side:
         self.server = Server(kind, extra, version=version)
         self.lock, self.changed = threading.RLock(), threading.Event()
         self.channels, self.tokens, self.names, self.streams, self.pending = {}, {}, {}, {}, {}
-        self.member, self.restarted = None, False
+        self.restarted = False
+        status = self.channel("admin").unary_unary("/etcdserverpb.Maintenance/Status")(b"", timeout=PATIENCE)
+        self.member = get(get(decode("StatusResponse", status), "header"), "member_id")
 
     def wake(self):
         self.changed.set()
@@ -118,18 +120,13 @@ class Side:
         if isinstance(v, tuple) and v and v[0] == "ref":
             return self.names.get(v[1], 0)
         if v == ("self",):
-            return self.member_id()
+            return self.member
         return v
-
-    def member_id(self):
-        if self.member is None:
-            data = self.channel("admin").unary_unary("/etcdserverpb.Maintenance/Status")(b"", timeout=PATIENCE)
-            self.member = get(get(decode("StatusResponse", data), "header"), "member_id")
-        return self.member
 
     def plain(self, text):
         """An error's text without what names this server."""
-        return re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", text or "")
+        text = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", text or "")
+        return text.replace(str(self.member & (1 << 64) - 1), "MEMBER")
 
     # ---- what may differ ----
 
@@ -149,10 +146,10 @@ class Side:
         if name in ("ID", "lease") and message not in ("Member", "AlarmMember"):
             return next((f"lease {n}" for n, is_ in self.names.items() if is_ == v and n.startswith("L")), v)
         if message == "Member" and name == "ID" or name in ("memberID", "leader") and isinstance(v, int):
-            return "self" if v == self.member_id() else v
-        if name in ("peerURLs", "clientURLs"):
-            return self.plain(v if isinstance(v, str) else v.decode())
-        if (message, name) in MASKED:
+            return "self" if v == self.member else v
+        if name in ("peerURLs", "clientURLs", "errors"):
+            return self.plain(v.decode())
+        if (message, name) in MASKED or name == "hash" and any(n.startswith("L") for n in self.names):
             return "some"
         if name == "TTL" and message in ("LeaseTimeToLiveResponse", "LeaseKeepAliveResponse"):
             return Near(v)
@@ -283,7 +280,7 @@ class Pair:
             self.theirs.stop()
             raise
         self.unsettled = 0  # until then etcd may still be bringing a watch up to date
-        self.rev, self.compacted = 1, 0
+        self.rev, self.compacted, self.compactions = 1, 0, set()
 
     def both(self, fn):
         return fn(self.ours), fn(self.theirs)
@@ -308,12 +305,13 @@ class Pair:
         if op.get("start"):
             time.sleep(0.05)
             return None
-        if a != b and not self.allow(self.version, op, a, b):
+        if a != b and not self.allow(self.version, op, a, b, self):
             return f"--- kfarm:\n{show(a)}\n--- etcd {self.version}:\n{show(b)}"
         if b and b[0] != "error":
             self.rev = max(self.rev, get(get(b, "header", []), "revision"))
             if op["call"] == "compact":
                 self.compacted = max(self.compacted, op["msg"].get("revision", 0))
+                self.compactions.add(op["msg"].get("revision", 0))
         return None
 
     # ---- streams ----
@@ -336,11 +334,6 @@ class Pair:
 
     def state(self):
         a, b = self.both(lambda s: s.seen() | {("call", n): [v] for n, v in s.finished().items()})
-        return self.allowed_streams(a, b)
-
-    def allowed_streams(self, a, b):
-        for key in a:
-            a[key] = self.allow.stream(self.version, key, a[key], b.get(key, [])) if hasattr(self.allow, "stream") else a[key]
         return a, b
 
     def do_sync(self, op):
@@ -361,7 +354,15 @@ class Pair:
             return (f"stream {key} has {n} items of both, then\n--- kfarm:\n{[show(x) for x in a.get(key, [])[n:n + 3]]}"
                     f"\n--- etcd {self.version}:\n{[show(x) for x in b.get(key, [])[n:n + 3]]}")
         faults = self.ours.faults()
+        self.leave_compacted()
         return found[0] if found else f"kfarm's stream: {faults[0]}" if faults else None
+
+    def leave_compacted(self):
+        """A watch that a compaction has cancelled stays in etcd's stream: its id is taken, cancelling it is answered, and
+        progress requests are not any more. None of that is worth having, so both streams are left here."""
+        for key, s in list(self.theirs.streams.items()):
+            if any(isinstance(item, list) and get(item, "compact_revision") for _, item in s.got):
+                self.both(lambda side: side.streams.pop(key).close())
 
     def send(self, op, path, response, request, fields, answers, seconds):
         """One message on a stream; then etcd has `seconds` for the answers that there may be."""
@@ -388,7 +389,7 @@ class Pair:
         self.settle()
         wrong = self.do_sync(op)
         return wrong or self.send(op, WATCH, "WatchResponse", "WatchRequest", {"cancel_request": {"watch_id": op["cancel"]}},
-                                  lambda k, v: k == op["cancel"] or k == "end", 2 if op.get("known") else 0.05)
+                                  lambda k, v: k == op["cancel"] or k == "end", 0.3 if op.get("known") else 0.05)
 
     def do_progress(self, op):
         self.settle()

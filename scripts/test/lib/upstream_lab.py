@@ -214,9 +214,9 @@ class Process:
 
 
 class Cluster:
-    """kind: "store" (kfarm store) or "etcd"."""
+    """kind: "store" (kfarm store) or "etcd". The seconds that events live and between compactions."""
 
-    def __init__(self, kind, event_ttl=30, compaction=20):
+    def __init__(self, kind, event_ttl, compaction):
         self.kind, self.event_ttl, self.compaction = kind, event_ttl, compaction
         self.bin = binaries()
         self.dir = tempfile.mkdtemp(prefix="kf-upstream-")

@@ -90,11 +90,10 @@ int db_open(struct db *d, const struct db_opts *o, struct err *e) {
     sqlite3_db_config(d->h, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
     sqlite3_wal_hook(d->h, wal_hook, d); /* also switches automatic checkpoints off */
     AUTO(buf) struct buf b = BUF_INIT(1024);
-    buf_fmt(
-        &b,
-        "PRAGMA cache_size=-%u; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;"
-        "PRAGMA synchronous=FULL; PRAGMA journal_size_limit=-1; PRAGMA busy_timeout=5000;",
-        (unsigned)(o->cache_bytes / 1024));
+    buf_fmt(&b,
+            "PRAGMA cache_size=-%u; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;"
+            "PRAGMA synchronous=FULL; PRAGMA journal_size_limit=-1; PRAGMA busy_timeout=5000;",
+            (unsigned)(o->cache_bytes / 1024));
     rc = db_exec(d, buf_cstr(&b), e);
     if (rc < 0) {
         db_close(d);

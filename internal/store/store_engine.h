@@ -36,6 +36,11 @@ NODISCARD int store_range(struct store *s, const struct store_range_req *q, stru
 NODISCARD int store_get(struct store *s, struct span key, struct arena *a, struct store_kv *ret,
                         struct err *e);
 
+/* ---- writing ---- */
+
+/* What store_txn would refuse without looking at any key: too large, too many operations, keys missing or given twice. */
+NODISCARD int store_txn_check(const struct store *s, const struct store_txn *t, struct err *e);
+
 /* ---- leases ---- */
 
 struct store_lease_info {

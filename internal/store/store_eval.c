@@ -330,8 +330,8 @@ int view_range(const struct view *v, const struct store_range_req *q, struct are
         at.at = q->rev;
     }
     /* As etcd: without an order but with something to sort by, what the limit lets through is sorted. */
-    bool plain = q->order == STORE_SORT_NONE && !q->min_mod &&
-                 !q->max_mod && !q->min_create && !q->max_create;
+    bool plain = q->order == STORE_SORT_NONE && !q->min_mod && !q->max_mod && !q->min_create &&
+                 !q->max_create;
     struct collect c = {.v = &at, .q = q, .a = a, .e = e, .fetch = UINT64_MAX};
     if (plain && q->limit > 0) {
         c.fetch = (uint64_t)q->limit + 1; /* one more tells whether there is more */

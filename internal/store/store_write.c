@@ -222,8 +222,9 @@ static int run_one(struct batch *b, struct wr *w, bool *broken) {
 
 /* The file failed, not the request. */
 static bool machine_failed(int rc, const struct err *e) {
-    return rc == -ERR_IO || (rc == -ERR_CORRUPT && e->pub != STORE_E_CORRUPT) || rc == -ERR_UNAVAILABLE || rc == -ERR_INTERNAL ||
-           rc == -ERR_NOMEM || (rc == -ERR_LIMIT && e->sys == ENOSPC);
+    return rc == -ERR_IO || (rc == -ERR_CORRUPT && e->pub != STORE_E_CORRUPT) ||
+           rc == -ERR_UNAVAILABLE || rc == -ERR_INTERNAL || rc == -ERR_NOMEM ||
+           (rc == -ERR_LIMIT && e->sys == ENOSPC);
 }
 
 /* Runs all commands; -code when the SQLite transaction cannot be kept. A command that spoils the transaction by itself
@@ -509,17 +510,19 @@ static int run_read_only(struct store *s, struct wr *w) {
     return rc;
 }
 
+int store_txn_check(const struct store *s, const struct store_txn *t, struct err *e) {
+    return t->failed || body_bytes(&t->body) > s->o.max_request_bytes
+               ? err_pub(e, ERR_INVALID, STORE_E_TOO_LARGE)
+               : body_check(&t->body, s->o.max_txn_ops, e);
+}
+
 void engine_txn(struct store *s, struct store_txn *own_txn, store_txn_done *done, void *ctx) {
     struct wr *w = wr_new(WR_TXN, 0);
     w->txn = own_txn;
     w->cb.txn_done = done;
     w->ctx = ctx;
     w->bytes = body_bytes(&own_txn->body);
-    if (own_txn->failed || w->bytes > s->o.max_request_bytes) {
-        w->rc = err_pub(&w->err, ERR_INVALID, STORE_E_TOO_LARGE);
-    } else {
-        w->rc = body_check(&own_txn->body, s->o.max_txn_ops, &w->err);
-    }
+    w->rc = store_txn_check(s, own_txn, &w->err);
     if (w->rc == 0 && body_writes(&own_txn->body)) {
         store_submit(s, w);
         return;

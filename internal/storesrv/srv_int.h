@@ -150,12 +150,15 @@ void auth_role_revoke(struct rpc *c, struct span m);
 /* Is the caller allowed to? 0 or an error; always 0 while authentication is off. */
 NODISCARD int auth_range(struct rpc *c, struct span key, struct span end, bool write,
                          struct err *e);
-NODISCARD int auth_body(struct rpc *c, const struct store_body *b, struct err *e);
+NODISCARD int auth_txn(struct rpc *c, const struct store_txn *t, struct err *e);
 NODISCARD int auth_admin(struct rpc *c, struct err *e);
-NODISCARD int auth_lease(struct rpc *c, int64_t id, struct err *e);
+NODISCARD int auth_any(struct rpc *c, struct err *e); /* anybody with a name */
+/* Every key of the lease (the store's id). */
+NODISCARD int auth_lease(struct rpc *c, int64_t id, bool write, struct err *e);
+NODISCARD int auth_lease_list(struct rpc *c, const int64_t *ids, size_t n, struct err *e);
 int rpc_error(struct err *e, enum err_code code,
               const char *text);       /* a constant text, for the client too */
-char *pass_hash(const char *password); /* NULL on failure; heap */
+char *pass_hash(const char *password, unsigned cost); /* NULL on failure; heap */
 bool pass_check(const char *password, const char *hash);
 
 void lock_lock(struct rpc *c, struct span m);

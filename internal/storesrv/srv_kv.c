@@ -47,7 +47,7 @@ static void range(struct rpc *c, struct span m, bool stream) {
     if (rc == 0 && c->ns) {
         ns_range_in(c->ns, &c->a, &q.key, &q.end);
     }
-    if (rc < 0 || auth_range(c, q.key, q.end, false, &e) < 0) {
+    if (rc < 0 || (q.key.n && auth_range(c, q.key, q.end, false, &e) < 0)) {
         rpc_fail(c, &e);
         return;
     }
@@ -114,7 +114,7 @@ static void submit(struct rpc *c, struct store_txn *t, int rc, size_t n, struct 
         ns_body_in(c->ns, &t->a, &t->body);
     }
     if (rc == 0) {
-        rc = auth_body(c, &t->body, e);
+        rc = auth_txn(c, t, e);
     }
     if (rc < 0) {
         store_txn_free(t);
@@ -182,6 +182,8 @@ void kv_compact(struct rpc *c, struct span m) {
     struct err e = ERR_INIT;
     if (rc < 0) {
         IGNORE_ERR(dec_bad(&e), "reported");
+    }
+    if (rc < 0 || auth_admin(c, &e) < 0) {
         rpc_fail(c, &e);
         return;
     }
@@ -226,8 +228,13 @@ static void grant_done(void *ctx, int rc, int64_t id, int64_t ttl, const struct 
 
 void lease_grant(struct rpc *c, struct span m) {
     int64_t ttl, id;
+    struct err e = ERR_INIT;
     if (two_i64(m, &ttl, &id) < 0) {
         malformed(c);
+        return;
+    }
+    if (auth_any(c, &e) < 0) {
+        rpc_fail(c, &e);
         return;
     }
     ns_lease_grant(c, id, ttl, grant_done, rpc_ref(c));
@@ -241,7 +248,7 @@ void lease_revoke(struct rpc *c, struct span m) {
     }
     struct err e = ERR_INIT;
     id = ns_lease(c->ns, id);
-    if (auth_lease(c, id, &e) < 0) {
+    if (auth_lease(c, id, true, &e) < 0) {
         rpc_fail(c, &e);
         return;
     }
@@ -254,6 +261,10 @@ void lease_keepalive(struct rpc *c, struct span m) {
     struct err e = ERR_INIT;
     if (two_i64(m, &id, &unused) < 0) {
         malformed(c);
+        return;
+    }
+    if (auth_lease(c, ns_lease(c->ns, id), true, &e) < 0) {
+        rpc_fail(c, &e);
         return;
     }
     int rc = store_lease_keepalive(c->v->st, ns_lease(c->ns, id), &ttl, &e);
@@ -270,6 +281,10 @@ void lease_ttl(struct rpc *c, struct span m) {
     struct store_lease_info li = {0};
     if (two_i64(m, &id, &keys) < 0) {
         malformed(c);
+        return;
+    }
+    if ((keys ? auth_lease(c, ns_lease(c->ns, id), false, &e) : auth_any(c, &e)) < 0) {
+        rpc_fail(c, &e);
         return;
     }
     int rc = store_lease_get(c->v->st, ns_lease(c->ns, id), &li, &e);
@@ -304,7 +319,7 @@ void lease_list(struct rpc *c, struct span m) {
     struct arena a = ARENA_INIT((size_t)1 << 30);
     int64_t *ids = NULL;
     size_t n = 0;
-    if (store_lease_list(c->v->st, &a, &ids, &n, &e) < 0) {
+    if (store_lease_list(c->v->st, &a, &ids, &n, &e) < 0 || auth_lease_list(c, ids, n, &e) < 0) {
         rpc_fail(c, &e);
     } else {
         struct buf b = rpc_buf(c);

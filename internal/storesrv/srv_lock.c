@@ -36,6 +36,11 @@ static struct span prefix_of(struct rpc *c, struct span name) {
     return span_of(p, ns.n + name.n + 1);
 }
 
+/* etcd's services for locks are clients of its own API: whatever that refuses they tell as UNKNOWN. */
+static void fail(struct rpc *c, const struct err *e) {
+    rpc_status(c, 2, err_public(e));
+}
+
 static void bad(struct rpc *c) {
     rpc_status(c, 3, "malformed message");
 }
@@ -131,7 +136,7 @@ static void next_in_line(struct turn *t) {
     size_t n = rc == 0 ? r.n : 0;
     arena_fini(&a);
     if (rc < 0) {
-        rpc_fail(c, &e);
+        fail(c, &e);
     } else if (!n) {
         got_it(t);
     } else {
@@ -145,7 +150,7 @@ static void value_set(void *ctx, struct store_txn *x, int rc, const struct err *
     (void)x;
     if (rpc_open(c)) {
         if (rc < 0) {
-            rpc_fail(c, e);
+            fail(c, e);
         } else {
             next_in_line(t);
         }
@@ -165,7 +170,7 @@ static void enqueued(void *ctx, struct store_txn *x, int rc, const struct err *e
         c->state = t; /* the client left before its key was there */
         turn_drop(c);
     } else if (rc < 0) {
-        rpc_fail(c, e);
+        fail(c, e);
     } else if (t->campaign && !x->body.succeeded &&
                !span_eq(x->body.els.v[0].range.kvs[0].value, t->value)) {
         struct store_txn *y = store_txn_new(0);
@@ -185,7 +190,7 @@ static void enqueue(struct turn *t) {
     t->key =
         span_str(arena_fmt(&c->a, "%.*s%llx", SPAN_FMT(t->prefix), (unsigned long long)t->lease));
     if (auth_range(c, t->key, SPAN_EMPTY, true, &e) < 0) {
-        rpc_fail(c, &e);
+        fail(c, &e);
         return;
     }
     struct store_txn *x = store_txn_new(0);
@@ -202,7 +207,7 @@ static void session_made(void *ctx, int rc, int64_t id, int64_t ttl, const struc
     (void)ttl;
     if (rpc_open(c)) {
         if (rc < 0) {
-            rpc_fail(c, e);
+            fail(c, e);
         } else {
             t->lease = id;
             enqueue(t);
@@ -262,7 +267,7 @@ static void changed(void *ctx, struct store_txn *t, int rc, const struct err *e)
     struct rpc *c = ctx;
     if (rpc_open(c)) {
         if (rc < 0) {
-            rpc_fail(c, e);
+            fail(c, e);
         } else if (c->m->call == election_proclaim && !t->body.succeeded) {
             rpc_status(c, 2, "election: not leader");
         } else {
@@ -277,9 +282,9 @@ static void submit(struct rpc *c, struct store_txn *x) {
     if (c->ns) {
         ns_body_in(c->ns, &x->a, &x->body);
     }
-    if (auth_body(c, &x->body, &e) < 0) {
+    if (auth_txn(c, x, &e) < 0) {
         store_txn_free(x);
-        rpc_fail(c, &e);
+        fail(c, &e);
         return;
     }
     store_txn(c->v->st, x, changed, rpc_ref(c));
@@ -409,7 +414,7 @@ void election_leader(struct rpc *c, struct span m) {
     if (rc < 0) {
         bad(c);
     } else if ((rc = leading(c, prefix, &a, &kv, &e)) < 0) {
-        rpc_fail(c, &e);
+        fail(c, &e);
     } else if (rc == 0) {
         rpc_status(c, 2, "election: no leader");
     } else {
@@ -440,7 +445,7 @@ static void tell_leader(struct rpc *c) {
     struct arena a = ARENA_INIT((size_t)64 << 20);
     int rc = leading(c, o->prefix, &a, &kv, &e);
     if (rc < 0) {
-        rpc_fail(c, &e);
+        fail(c, &e);
     } else if (rc > 0 && (kv.create_rev != o->create_rev || kv.mod_rev != o->mod_rev)) {
         o->create_rev = kv.create_rev;
         o->mod_rev = kv.mod_rev;
@@ -478,7 +483,7 @@ void election_observe(struct rpc *c, struct span m) {
     }
     struct store_watch_req q = {.key = o->prefix, .end = store_prefix_end(&c->a, o->prefix)};
     if (store_watch_start(c->v->st, &q, on_election, c, &o->w, &e) < 0) {
-        rpc_fail(c, &e);
+        fail(c, &e);
         return;
     }
     c->state = o;

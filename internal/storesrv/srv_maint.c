@@ -9,11 +9,32 @@ static void ok_header(struct rpc *c, struct buf *b) {
     enc_header(b, 1, c->v, store_rev(c->v->st));
 }
 
-/* Everything that reads or changes the whole file is for administrators once authentication is on. */
+/* Once authentication is on: administrators, or anybody with a name. */
 static bool admin(struct rpc *c) {
     struct err e = ERR_INIT;
     if (auth_admin(c, &e) < 0) {
         rpc_fail(c, &e);
+        return false;
+    }
+    return true;
+}
+static bool any(struct rpc *c) {
+    struct err e = ERR_INIT;
+    if (auth_any(c, &e) < 0) {
+        rpc_fail(c, &e);
+        return false;
+    }
+    return true;
+}
+
+/* What reads the whole file is for administrators; etcd tells this with a text and code of its own. */
+static bool file_admin(struct rpc *c) {
+    struct err e = ERR_INIT;
+    if (auth_admin(c, &e) < 0) {
+        struct span why = span_str(err_public(&e));
+        IGNORE_ERR(span_skip(&why, strlen("etcdserver")), "every text of it begins so");
+        AUTO_FREE char *text = str_fmt("auth%.*s", SPAN_FMT(why));
+        rpc_status(c, 2, text);
         return false;
     }
     return true;
@@ -80,6 +101,9 @@ void maint_alarm(struct rpc *c, struct span m) {
         rpc_status(c, 3, "malformed message");
         return;
     }
+    if (!(k.action ? admin(c) : any(c))) {
+        return;
+    }
     struct store_stat st;
     store_stat(c->v->st, &st);
     k.before = st.alarms;
@@ -99,6 +123,9 @@ void maint_status(struct rpc *c, struct span m) {
     (void)m;
     struct store_stat st;
     struct buf b;
+    if (!any(c)) {
+        return;
+    }
     store_stat(c->v->st, &st);
     ok_header(c, &b);
     wire_bytes(&b, 2, SPAN_LIT(ETCD_VERSION));
@@ -141,7 +168,7 @@ static void defrag_done(void *ctx, int rc, const struct err *e) {
 
 void maint_defrag(struct rpc *c, struct span m) {
     (void)m;
-    if (admin(c)) {
+    if (file_admin(c)) {
         store_defrag(c->v->st, defrag_done, rpc_ref(c));
     }
 }
@@ -168,7 +195,7 @@ static void hash_done(void *ctx, int rc, uint32_t hash, int64_t rev, int64_t com
 
 static void hash(struct rpc *c, int64_t rev) {
     struct err e = ERR_INIT;
-    if (!admin(c)) {
+    if (!file_admin(c)) {
         return;
     }
     if (store_hash(c->v->st, rev, hash_done, rpc_ref(c), &e) < 0) {
@@ -261,7 +288,7 @@ static void snapshot_ready(void *ctx, int rc, int own_fd, uint64_t size, const s
 void maint_snapshot(struct rpc *c, struct span m) {
     (void)m;
     struct err e = ERR_INIT;
-    if (!admin(c)) {
+    if (!file_admin(c)) {
         return;
     }
     if (store_snapshot(c->v->st, snapshot_ready, rpc_ref(c), &e) < 0) {
@@ -273,6 +300,9 @@ void maint_snapshot(struct rpc *c, struct span m) {
 void maint_move_leader(struct rpc *c, struct span m) {
     struct wire_field f;
     uint64_t target = 0;
+    if (!admin(c)) {
+        return;
+    }
     while (wire_next(&m, &f) > 0) {
         if (f.no == 1) {
             target = f.v;
@@ -303,6 +333,9 @@ void maint_downgrade(struct rpc *c, struct span m) {
     struct wire_field f;
     struct span version = SPAN_EMPTY;
     uint64_t action = VALIDATE, major, minor;
+    if (!admin(c)) {
+        return;
+    }
     while (wire_next(&m, &f) > 0) {
         if (f.no == 1) {
             action = f.v;
@@ -330,6 +363,9 @@ void maint_downgrade(struct rpc *c, struct span m) {
 void cluster_list(struct rpc *c, struct span m) {
     (void)m;
     struct storesrv *v = c->v;
+    if (!any(c)) {
+        return;
+    }
     struct buf b = rpc_buf(c);
     enc_header(&b, 1, v, 0); /* etcd's cluster service tells no revision */
     size_t mark = wire_begin(&b, 2);
@@ -349,6 +385,9 @@ void cluster_list(struct rpc *c, struct span m) {
 void cluster_refuse(struct rpc *c, struct span m) {
     struct wire_field f;
     uint64_t id = 0;
+    if (!admin(c)) {
+        return;
+    }
     while (wire_next(&m, &f) > 0) {
         if (f.no == 1 && f.wire == WIRE_VARINT) {
             id = f.v;

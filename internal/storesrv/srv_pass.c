@@ -11,8 +11,7 @@ enum {
     N_P = 18,
     N_S = 1024,
     PI_WORDS = 1 + N_P + N_S + 3 /* integer part, tables, guard */,
-    COST = 10,
-    COST_MAX = 16
+    COST_MAX = 31
 };
 
 struct blowfish {
@@ -180,13 +179,13 @@ static char *bcrypt(const char *password, unsigned cost, const uint8_t salt[16])
     return str_dup(buf_cstr(&h));
 }
 
-char *pass_hash(const char *password) {
+char *pass_hash(const char *password, unsigned cost) {
     uint8_t salt[16];
     for (size_t i = 0; i < 2; i++) {
         uint64_t r = rand_u64();
         memcpy(salt + 8 * i, &r, 8);
     }
-    return bcrypt(password, COST, salt);
+    return bcrypt(password, cost, salt);
 }
 
 bool pass_check(const char *password, const char *hash) {

@@ -276,11 +276,11 @@ static void refuse_unknown(struct http_req *r) {
         p = span_of(p.p + 1, p.n - 1);
         known = known || (span_next(&p, '/', &own) && span_eq(own, service));
     }
-    int rc = !plain  ? buf_fmt(&text, "malformed method name")
-             : known ? buf_fmt(&text, "unknown method %.*s for service %.*s", (int)path.n,
-                               (const char *)path.p, (int)service.n, (const char *)service.p)
-                     : buf_fmt(&text, "unknown service %.*s", (int)service.n,
-                               (const char *)service.p);
+    int rc = !plain ? buf_fmt(&text, "malformed method name")
+             : known
+                 ? buf_fmt(&text, "unknown method %.*s for service %.*s", (int)path.n,
+                           (const char *)path.p, (int)service.n, (const char *)service.p)
+                 : buf_fmt(&text, "unknown service %.*s", (int)service.n, (const char *)service.p);
     refuse(r, "12", rc < 0 ? "unknown method" : buf_cstr(&text));
 }
 

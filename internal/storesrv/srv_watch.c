@@ -11,7 +11,7 @@ struct swatch {
     int64_t id;
     bool prev_kv, fragment, progress, stopped;
     int64_t bare_rev; /* the compacted revision it started at: what was before is not told */
-    bool quiet; /* had no message since the last progress tick */
+    bool quiet;       /* had no message since the last progress tick */
     bool sync_pending;
 };
 
@@ -203,6 +203,16 @@ static void refuse_watch(struct wstream *ws, int64_t id, const char *reason) {
                                     .reason = reason});
 }
 
+/* etcd tells it as the text of a gRPC error. */
+static void refuse_caller(struct wstream *ws, const struct err *e) {
+    AUTO_FREE char *text = str_fmt("rpc error: code = %s desc = %s",
+                                   e->code == ERR_FORBIDDEN         ? "PermissionDenied"
+                                   : e->code == ERR_UNAUTHENTICATED ? "Unauthenticated"
+                                                                    : "InvalidArgument",
+                                   err_public(e));
+    refuse_watch(ws, -1, text);
+}
+
 struct create {
     struct store_watch_req q;
     int64_t id;
@@ -256,7 +266,15 @@ static void create(struct wstream *ws, struct span m) {
         k.q.key = SPAN_LIT("\0");
     }
     bool from = k.q.end.n == 1 && k.q.end.p[0] == 0;
-    if (k.q.end.n && !from && span_cmp(k.q.key, k.q.end) >= 0) {
+    struct span key = k.q.key, end = k.q.end;
+    if (ns) {
+        ns_range_in(ns, &a, &k.q.key, &k.q.end);
+    }
+    if (auth_range(ws->c, k.q.key, k.q.end, false, &e) < 0) {
+        refuse_caller(ws, &e);
+        return;
+    }
+    if (end.n && !from && span_cmp(key, end) >= 0) {
         refuse_watch(ws, -1, "mvcc: watcher range is empty");
         return;
     }
@@ -270,14 +288,6 @@ static void create(struct wstream *ws, struct span m) {
             ws->next_id++;
         }
         id = ws->next_id++;
-    }
-    if (ns) {
-        ns_range_in(ns, &a, &k.q.key, &k.q.end);
-    }
-    if (auth_range(ws->c, k.q.key, k.q.end, false, &e) < 0) {
-        refuse_watch(ws, -1,
-                     "rpc error: code = PermissionDenied desc = etcdserver: permission denied");
-        return;
     }
     struct swatch *w = new_zero(struct swatch);
     w->ws = ws;

@@ -79,6 +79,8 @@ int storesrv_new(struct loop *l, struct store *s, const struct storesrv_opts *o,
     v->o = *o;
     v->o.max_request_bytes = o->max_request_bytes ? o->max_request_bytes : 1536 * 1024;
     v->o.progress_ns = o->progress_ns ? o->progress_ns : 600 * NS_PER_S;
+    v->o.bcrypt_cost = o->bcrypt_cost ? o->bcrypt_cost : 10;
+    v->o.token_ttl_ns = o->token_ttl_ns ? o->token_ttl_ns : 300 * NS_PER_S;
     v->name = str_dup(o->name ? o->name : "default");
     v->client_urls = copy_list(o->client_urls, o->n_client_urls);
     v->peer_urls = copy_list(o->peer_urls, o->n_peer_urls);

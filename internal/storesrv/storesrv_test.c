@@ -11,7 +11,7 @@ TEST(storesrv, bcrypt) {
     ASSERT(pass_check("", "$2a$05$CCCCCCCCCCCCCCCCCCCCC.7uG0VCzI2bS7j6ymqJi9CdcdxiRTWNy"));
     ASSERT(!pass_check("U*V", "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"));
     ASSERT(!pass_check("x", "plain"));
-    char *h = pass_hash("secret");
+    char *h = pass_hash("secret", 4);
     ASSERT(pass_check("secret", h));
     ASSERT(!pass_check("Secret", h));
     free(h);

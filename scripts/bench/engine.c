@@ -130,7 +130,8 @@ static void put_next(struct client *c) {
     }
     b->left--;
     b->out++;
-    IGNORE_ERR(str_put(k, sizeof(k), "/bench/key/%010u", (unsigned)(next_rand(b) % b->keys)), "fits");
+    IGNORE_ERR(str_put(k, sizeof(k), "/bench/key/%010u", (unsigned)(next_rand(b) % b->keys)),
+               "fits");
     memcpy(b->value, &b->seed, sizeof(b->seed));
     struct store_txn *t = store_txn_new(0);
     store_txn_put(t, &t->body.then, span_str(k), span_of(b->value, b->bytes), 0);
@@ -166,13 +167,14 @@ static void puts_run(struct bench *b, uint64_t clients, uint64_t n, const char *
     uint64_t took = clock_ns() - t0, cpu = cpu_ns() - c0;
     store_stat(b->s, &st);
     qsort(b->ns, b->n_ns, sizeof(uint64_t), cmp_u64);
-    printf("%-24s %9.0f /s  p50 %.3f p99 %.3f p99.9 %.3f max %.3f ms  cpu %.1f us each  commits %llu  "
-           "wal max %llu KiB  db %llu KiB  rss %llu KiB\n",
-           name, (double)n / seconds(took), seconds(b->ns[n / 2]) * 1e3,
-           seconds(b->ns[n * 99 / 100]) * 1e3, seconds(b->ns[n * 999 / 1000]) * 1e3,
-           seconds(b->ns[n - 1]) * 1e3, (double)cpu / 1e3 / (double)n,
-           (unsigned long long)(st.n_commits - st0.n_commits), (unsigned long long)wal,
-           (unsigned long long)file_kib(b, "store.db"), (unsigned long long)status_kib("VmRSS:"));
+    printf(
+        "%-24s %9.0f /s  p50 %.3f p99 %.3f p99.9 %.3f max %.3f ms  cpu %.1f us each  commits %llu  "
+        "wal max %llu KiB  db %llu KiB  rss %llu KiB\n",
+        name, (double)n / seconds(took), seconds(b->ns[n / 2]) * 1e3,
+        seconds(b->ns[n * 99 / 100]) * 1e3, seconds(b->ns[n * 999 / 1000]) * 1e3,
+        seconds(b->ns[n - 1]) * 1e3, (double)cpu / 1e3 / (double)n,
+        (unsigned long long)(st.n_commits - st0.n_commits), (unsigned long long)wal,
+        (unsigned long long)file_kib(b, "store.db"), (unsigned long long)status_kib("VmRSS:"));
     fflush(stdout);
     free(TAKE(b->ns));
     free(c);
@@ -184,8 +186,8 @@ static void fill(struct bench *b, uint64_t n) {
     for (uint64_t at = 0; at < n;) {
         for (int i = 0; i < 1000 && at < n; i++, at++) {
             char k[32];
-            IGNORE_ERR(str_put(k, sizeof(k), "/bench/key/%010u",
-                               (unsigned)(at * 2654435761u)), "fits");
+            IGNORE_ERR(str_put(k, sizeof(k), "/bench/key/%010u", (unsigned)(at * 2654435761u)),
+                       "fits");
             memcpy(b->value, &at, sizeof(at));
             struct store_txn *t = store_txn_new(0);
             store_txn_put(t, &t->body.then, span_str(k), span_of(b->value, b->bytes), 0);
@@ -211,7 +213,8 @@ static void idle(struct bench *b, unsigned secs) {
     }
     printf("after %u s idle           db %llu KiB  wal %llu KiB  rss %llu KiB\n", secs,
            (unsigned long long)file_kib(b, "store.db"),
-           (unsigned long long)file_kib(b, "store.db-wal"), (unsigned long long)status_kib("VmRSS:"));
+           (unsigned long long)file_kib(b, "store.db-wal"),
+           (unsigned long long)status_kib("VmRSS:"));
     fflush(stdout);
 }
 
@@ -249,7 +252,8 @@ static int count_events(void *ctx, struct store_watch *w, const struct store_wat
 
 static void watch_from(struct bench *b, int64_t rev, const char *name) {
     uint8_t zero = 0;
-    struct store_watch_req q = {.key = span_of(&zero, 1), .end = span_of(&zero, 1), .start_rev = rev};
+    struct store_watch_req q = {
+        .key = span_of(&zero, 1), .end = span_of(&zero, 1), .start_rev = rev};
     struct store_watch *w;
     struct err e = ERR_INIT;
     uint64_t t0 = clock_ns();
@@ -298,8 +302,9 @@ static void history_part(struct bench *b, uint64_t n) {
     for (uint64_t at = 0; at < n;) {
         for (int i = 0; i < 200 && at < n; i++, at++) {
             char k[32];
-            IGNORE_ERR(str_put(k, sizeof(k), "/bench/key/%010u", (unsigned)(next_rand(b) % b->keys)),
-                       "fits");
+            IGNORE_ERR(
+                str_put(k, sizeof(k), "/bench/key/%010u", (unsigned)(next_rand(b) % b->keys)),
+                "fits");
             memcpy(b->value, &b->seed, sizeof(b->seed));
             struct store_txn *t = store_txn_new(0);
             store_txn_put(t, &t->body.then, at % 10 ? span_str(k) : SPAN_LIT("/hot"),
@@ -380,8 +385,8 @@ static void leases(struct bench *b, uint64_t n) {
             }
         }
     }
-    printf("grant                    %9.0f /s  rss %llu KiB\n", (double)n / seconds(clock_ns() - t0),
-           (unsigned long long)status_kib("VmRSS:"));
+    printf("grant                    %9.0f /s  rss %llu KiB\n",
+           (double)n / seconds(clock_ns() - t0), (unsigned long long)status_kib("VmRSS:"));
     t0 = clock_ns();
     store_close(b->s);
     open_store(b);
@@ -410,9 +415,10 @@ static void leases(struct bench *b, uint64_t n) {
             slowest = clock_ns() - s0 > slowest ? clock_ns() - s0 : slowest;
         }
     } while (st.n_leases);
-    printf("expiry of all            %9.2f s   slowest turn of the loop %.1f ms  peak rss %llu KiB\n",
-           seconds(clock_ns() - first), seconds(slowest) * 1e3,
-           (unsigned long long)status_kib("VmHWM:"));
+    printf(
+        "expiry of all            %9.2f s   slowest turn of the loop %.1f ms  peak rss %llu KiB\n",
+        seconds(clock_ns() - first), seconds(slowest) * 1e3,
+        (unsigned long long)status_kib("VmHWM:"));
 }
 
 int main(int argc, char **argv) {
@@ -443,7 +449,8 @@ int main(int argc, char **argv) {
         b->keys = (uint32_t)arg[2];
         b->bytes = (uint32_t)arg[3];
         char name[64];
-        IGNORE_ERR(str_put(name, sizeof(name), "put, %llu clients", (unsigned long long)arg[0]), "fits");
+        IGNORE_ERR(str_put(name, sizeof(name), "put, %llu clients", (unsigned long long)arg[0]),
+                   "fits");
         puts_run(b, arg[0], arg[1], name);
     } else if (str_eq(mode, "fill")) {
         b->bytes = (uint32_t)arg[1];

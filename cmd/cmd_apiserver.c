@@ -1,3 +1,4 @@
+#include "cmd/etcd_store.h"
 #include "cmd/role.h"
 
 #include "internal/apiserver/apiserver.h"
@@ -19,6 +20,7 @@ struct flags {
         *scope, *level;
     const char *tls_cert, *tls_key, *client_ca, *sa_signing_key, *sa_issuer;
     const char *kubelet_cert, *kubelet_key, *kubelet_ca;
+    struct etcd_flags etcd;
     struct opt_list tls_sans, listen_fds, unix_fds, front_fds, sa_keys;
     int64_t data_dir_fd, keyd_fd, ready_fd, port, advertise_port;
     bool farm, anonymous;
@@ -28,6 +30,7 @@ struct role_api {
     struct role r;
     struct flags f;
     struct apiserver *api;
+    struct etcd_store etcd;
     struct tls_config *tls, *kubelet_tls;
     struct keyclient *keys;
     struct pki_key *signing_key;
@@ -400,7 +403,9 @@ static int api_open(struct role_api *a, int dir, struct err *e) {
     } else if (a->signing_key != NULL) {
         o.signer = (struct apiserver_signer){local_sign, a};
     }
-    int rc = store_open(a->r.l, dir, "store.db", NULL, &o.own_store, e);
+    int rc = a->f.etcd.servers.n > 0
+                 ? etcd_store_open(&a->etcd, &a->f.etcd, a->r.l, &o.own_store, e)
+                 : store_open(a->r.l, dir, "store.db", NULL, &o.own_store, e);
     return rc < 0 ? rc : apiserver_new(a->r.l, &o, on_ready, a, &a->api, e);
 }
 
@@ -417,6 +422,7 @@ static int run(struct role_api *a, int dir, int keyd, struct err *e) {
     }
     loop_timer_stop(&a->renew);
     apiserver_free(a->api);
+    etcd_store_fini(&a->etcd);
     for (size_t i = 0; i < OPT_LIST_MAX; i++) {
         loop_io_stop(&fronts[i].io);
     }
@@ -479,6 +485,7 @@ int cmd_apiserver(struct cmdctx *c, struct err *e) {
          "client certificate towards kubelets"},
         {"kubelet-client-key", OPT_STR, &f->kubelet_key, "FILE", "its key"},
         {"kubelet-certificate-authority", OPT_STR, &f->kubelet_ca, "FILE", "CA of kubelets"},
+        ETCD_FLAGS(&f->etcd),
         {"log-level", OPT_STR, &f->level, "LEVEL", "debug, info, warn or error"},
         {NULL, OPT_STR, NULL, NULL, NULL},
     };
@@ -490,9 +497,9 @@ int cmd_apiserver(struct cmdctx *c, struct err *e) {
         (rc = role_fd(f->data_dir_fd, "data-dir-fd", &dir, e)) < 0) {
         return rc;
     }
-    if (dir < 0) {
+    if (dir < 0 && f->etcd.servers.n == 0) {
         if (f->data_dir == NULL) {
-            return err_set(e, ERR_USAGE, "--data-dir is needed");
+            return err_set(e, ERR_USAGE, "--data-dir or --etcd-servers is needed");
         }
         if ((dir = sys_open_dir(f->data_dir, e)) < 0) {
             return dir;
@@ -507,6 +514,8 @@ int cmd_apiserver(struct cmdctx *c, struct err *e) {
         rc = run(&a, dir, keyd, e);
         role_leave(&a.r);
     }
-    sys_close(dir);
+    if (dir >= 0) {
+        sys_close(dir);
+    }
     return rc;
 }

@@ -1,8 +1,8 @@
 #include "internal/apiserver/api_int.h"
 
-#include "internal/store/store_engine.h"
 #include "internal/sys/sys.h"
 #include "internal/t/t.h"
+#include "internal/t/t_store.h"
 
 #include <stdlib.h>
 
@@ -112,11 +112,9 @@ static void box_open(struct box *b) {
                                .anonymous = true,
                                .advertise_address = "192.0.2.1",
                                .advertise_port = 6443};
-    AUTO_FD int dir = sys_open_dir(b->dir, &e);
-    ASSERT(dir >= 0);
     b->ready = false;
     ASSERT_OK(loop_new(&b->l, &e), &e);
-    ASSERT_OK(store_open(b->l, dir, "store.db", NULL, &o.own_store, &e), &e);
+    ASSERT_OK(t_store_open(b->l, b->dir, &o.own_store, &e), &e);
     ASSERT_OK(apiserver_new(b->l, &o, box_ready, b, &b->a, &e), &e);
     while (!b->ready) {
         ASSERT_OK(loop_step(b->l, NS_PER_S, &e), &e);

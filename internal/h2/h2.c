@@ -291,6 +291,10 @@ void h2_goaway(struct h2 *h) {
                "fails only without memory");
 }
 
+void h2_ping(struct h2 *h) {
+    IGNORE_ERR(nghttp2_submit_ping(h->s, NGHTTP2_FLAG_NONE, NULL), "fails only without memory");
+}
+
 uint32_t h2_peer_max_streams(const struct h2 *h) {
     return nghttp2_session_get_remote_settings(h->s, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
 }

@@ -65,6 +65,7 @@ void h2_set_ctx(struct h2 *h, int32_t sid, void *stream_ctx);
 void *h2_ctx(struct h2 *h, int32_t sid);
 void h2_goaway(struct h2 *h);                      /* no new streams; the open ones go on */
 uint32_t h2_peer_max_streams(const struct h2 *h); /* that we may open; 100 until it has said so */
+void h2_ping(struct h2 *h);                         /* its answer is nobody's news: any bytes are */
 bool h2_is_ready(const struct h2 *h);             /* the peer's settings have come */
 bool h2_can_request(const struct h2 *h);           /* not after a GOAWAY of either side */
 

@@ -57,6 +57,9 @@ api_start() {
         set -- "$@" --kubelet-client-certificate "$PKI/admin.crt" --kubelet-client-key "$PKI/admin.key" \
             --kubelet-certificate-authority "$PKI/ca.crt"
     fi
+    # Further flags for every server of a test: API_FLAGS, words.
+    # shellcheck disable=SC2086
+    set -- "$@" ${API_FLAGS:-}
     "$KFARM" apiserver --data-dir "$WORK/data" --bind-address 127.0.0.1 --secure-port "$PORT" \
         --tls-cert-file "$PKI/server.crt" --tls-private-key-file "$PKI/server.key" --client-ca-file "$PKI/ca.crt" \
         --service-account-signing-key-file "$PKI/sa.key" --service-account-issuer https://kubernetes.default.svc \

@@ -1,0 +1,119 @@
+#include "cmd/etcd_store.h"
+
+#include "internal/etcd/etcd.h"
+#include "internal/log/log.h"
+#include "internal/sys/sys.h"
+#include "internal/tls/tls.h"
+
+#include <fcntl.h>
+
+enum { FILE_MAX = 1 << 20 };
+
+struct pems {
+    struct buf ca, cert, key;
+};
+
+static int read_file(const char *path, struct buf *b, struct err *e) {
+    return path == NULL ? 0 : sys_file_read(AT_FDCWD, path, b, e);
+}
+
+static int pems_read(struct pems *p, const struct etcd_flags *f, struct err *e) {
+    int rc = read_file(f->cafile, &p->ca, e);
+    rc = rc < 0 ? rc : read_file(f->certfile, &p->cert, e);
+    return rc < 0 ? rc : read_file(f->keyfile, &p->key, e);
+}
+
+static void pems_init(struct pems *p) {
+    buf_init(&p->ca, FILE_MAX);
+    buf_init(&p->cert, FILE_MAX);
+    buf_init(&p->key, FILE_MAX);
+}
+
+static void pems_fini(struct pems *p) {
+    if (p->key.p != NULL) {
+        secret_wipe(p->key.p, p->key.n);
+    }
+    buf_fini(&p->ca);
+    buf_fini(&p->cert);
+    buf_fini(&p->key);
+}
+
+/* Perhaps it was lost because certificates were exchanged. */
+static void read_again(struct etcd_store *s) {
+    struct pems p;
+    struct err e = ERR_INIT;
+    pems_init(&p);
+    int rc = pems_read(&p, s->f, &e);
+    if (rc >= 0) {
+        rc = tls_config_set_ca(s->tls, buf_view(&p.ca), &e);
+    }
+    if (rc >= 0 && p.cert.n > 0) {
+        rc = tls_config_set_cert(s->tls, buf_view(&p.cert), buf_view(&p.key), &e);
+    }
+    if (rc < 0) {
+        LOG_WARN("etcd", "certificates not read again, continuing with the old ones", F_ERR(&e));
+    }
+    pems_fini(&p);
+}
+
+static void on_state(void *ctx, const char *trouble) {
+    struct etcd_store *s = ctx;
+    if (trouble == NULL) {
+        LOG_INFO("etcd", "the cluster answers");
+        return;
+    }
+    LOG_WARN("etcd", "the cluster cannot be used, trying on", F_STR("reason", trouble));
+    if (s->tls != NULL) {
+        read_again(s);
+    }
+}
+
+static int tls_open(struct etcd_store *s, struct err *e) {
+    struct pems p;
+    if (s->f->cafile == NULL) {
+        return s->f->certfile == NULL && s->f->keyfile == NULL
+                   ? 0
+                   : err_set(e, ERR_USAGE, "--etcd-certfile needs --etcd-cafile");
+    }
+    if ((s->f->certfile == NULL) != (s->f->keyfile == NULL)) {
+        return err_set(e, ERR_USAGE, "--etcd-certfile and --etcd-keyfile go together");
+    }
+    pems_init(&p);
+    int rc = pems_read(&p, s->f, e);
+    if (rc >= 0) {
+        const struct tls_client_opts o = {
+            .ca_pem = buf_view(&p.ca), .cert_pem = buf_view(&p.cert), .key_pem = buf_view(&p.key)};
+        rc = tls_client_config_new(&s->tls, &o, e);
+    }
+    pems_fini(&p);
+    return rc < 0 ? err_wrap(e, "TLS towards etcd") : 0;
+}
+
+int etcd_store_open(struct etcd_store *s, const struct etcd_flags *f, struct loop *l,
+                    struct store **ret, struct err *e) {
+    *s = (struct etcd_store){.f = f};
+    int rc = tls_open(s, e);
+    if (rc < 0) {
+        return rc;
+    }
+    const struct etcd_opts o = {.endpoints = f->servers.v,
+                                .n_endpoints = f->servers.n,
+                                .prefix = f->prefix != NULL ? f->prefix : "/kfarm/default",
+                                .rooted = true,
+                                .tls = s->tls,
+                                .on_state = on_state,
+                                .ctx = s};
+    rc = etcd_open(l, &o, ret, e);
+    if (rc == -ERR_INVALID || rc == -ERR_NOT_FOUND) {
+        e->code = ERR_USAGE;
+        rc = -ERR_USAGE;
+    }
+    return rc;
+}
+
+void etcd_store_fini(struct etcd_store *s) {
+    if (s->tls != NULL) {
+        tls_config_unref(s->tls);
+        s->tls = NULL;
+    }
+}

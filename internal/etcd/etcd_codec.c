@@ -69,6 +69,9 @@ static void enc_cmp(struct buf *b, const struct names *ns, const struct store_cm
 }
 
 static void enc_op(struct buf *b, const struct names *ns, const struct store_op *op) {
+    if (op->kind == STORE_OP_NONE) {
+        return;
+    }
     size_t m = wire_begin(b, (uint32_t)op->kind + 1);
     switch (op->kind) {
     case STORE_OP_RANGE: etcd_enc_range(b, ns, &op->u.range); break;
@@ -85,6 +88,7 @@ static void enc_op(struct buf *b, const struct names *ns, const struct store_op 
         wire_bool(b, 3, op->u.del.prev_kv);
         break;
     case STORE_OP_TXN: etcd_enc_txn(b, ns, op->u.txn); break;
+    case STORE_OP_NONE: break;
     }
     wire_end(b, m);
 }
@@ -283,6 +287,7 @@ static int dec_op(struct span m, const struct names *ns, struct arena *a, struct
     case STORE_OP_PUT: rc = dec_put(last.bytes, ns, a, &r); break;
     case STORE_OP_DELETE: rc = dec_delete(last.bytes, ns, a, &r); break;
     case STORE_OP_TXN: return dec_body(last.bytes, ns, a, op->u.txn, rev);
+    case STORE_OP_NONE: rc = -ERR_INVALID; break; /* etcd refuses the whole transaction */
     }
     if (rc == 0) {
         r.rev = rev;

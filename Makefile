@@ -100,12 +100,16 @@ $(B)/kfarm.debug: $(call objs,rel,$(cmd_c) $(lib_c)) | $(B)/deps.stamp
 	  $(rel_libs)
 
 # The benchmarks' load generator for etcd's API: of ours only bytes and protobuf.
-load_c := $(wildcard scripts/bench/*.c internal/base/*.c) internal/wire/wire.c
+load_c := $(wildcard scripts/bench/*load.c internal/base/*.c) internal/wire/wire.c
 load_c := $(filter-out %_test.c,$(load_c))
 -include $(patsubst %.o,%.d,$(call objs,rel,$(load_c)))
 
 $(B)/etcdload: $(call objs,rel,$(load_c)) | $(B)/deps.stamp
 	$(call say,link,$@)musl-gcc -static -no-pie -g -o $@ $^ $(rel_libs)
+
+# The store's engine alone, in process.
+$(B)/bench-engine: $(call objs,rel,scripts/bench/engine.c $(lib_c)) | $(B)/deps.stamp
+	$(call say,link,$@)musl-gcc -static -no-pie -g -Wl,--gc-sections -o $@ $(filter %.o,$^) $(rel_libs)
 
 # --- dependencies, generated sources -------------------------------------------------------------
 
@@ -183,11 +187,6 @@ $(B)/fuzz/kfarm-fuzz: $(call objs,fuzz,$(t_c) $(fuzz_c)) $(B)/fuzz/libkfarm.a
 
 clang: $(call objs,clang,$(cmd_c) $(lib_c) $(t_c) $(lin_c) $(test_c) $(fuzz_c))
 	@echo 'clang: clean'
-
-# --- figures of single packages, in process --------------------------------------------------------
-
-$(B)/bench-%: $(B)/obj/rel/scripts/bench/%.o $(call objs,rel,$(lib_c)) | $(B)/deps.stamp
-	$(call say,link,$@)musl-gcc -static -no-pie -g -Wl,--gc-sections -o $@ $(filter %.o,$^) $(rel_libs)
 
 # --- lint ----------------------------------------------------------------------------------------
 

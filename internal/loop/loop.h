@@ -100,7 +100,7 @@ void loop_signal_stop(struct loop_signal *s);
 
 /* Worker lanes. A lane is one thread with a FIFO; run() executes there and owns all it touches; done() runs on the loop
  * thread afterwards, in the order of submission within a lane. No cancellation: done always runs (loop_free waits). */
-enum loop_lane { LANE_DB_WRITE, LANE_DB_READ, LANE_FILE, LANE_MAX_ };
+enum loop_lane { LANE_DB_WRITE, LANE_DB_READ, LANE_DB_CHECKPOINT, LANE_FILE, LANE_MAX_ };
 struct loop_work {
     struct loop_work *next;
     void (*run)(struct loop_work *w);

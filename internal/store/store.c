@@ -132,6 +132,7 @@ static void free_all(struct store *s) {
     watch_fini(s);
     lease_fini(s);
     loop_hook_cancel(&s->flush_hook);
+    wal_fini(s);
     db_close(&s->rd_lane);
     db_close(&s->rd);
     db_close(&s->wr.db); /* last: its close checkpoints and removes the WAL */
@@ -190,7 +191,7 @@ int store_open_vfs(struct loop *l, int dirfd, const char *name, const struct sto
         free_all(s);
         return rc;
     }
-    s->wal_unknown = true;
+    wal_init(s);
     task_idle_arm(s);
     if (s->sweeping) {
         loop_before_sleep(l, &s->flush_hook, store_flush, s);
@@ -208,7 +209,7 @@ int store_open(struct loop *l, int dirfd, const char *name, const struct store_o
 void engine_close(struct store *s) {
     s->closing = true;
     struct err e = ERR_INIT;
-    while (s->busy || s->reads_out || s->n_pending) {
+    while (s->busy || s->wal.out || s->reads_out || s->n_pending) {
         if (loop_step(s->l, NS_PER_S, &e) < 0) {
             break; /* epoll itself is broken: what is queued cannot be answered any more */
         }

@@ -411,9 +411,11 @@ static int log_add(struct change *c, struct span key, const struct row *r, struc
     return db_done(c->v.d, st, "appending to the log", e);
 }
 
-static int cur_put(struct change *c, struct span key, const struct row *r, bool known,
-                   struct err *e) {
-    sqlite3_stmt *st = db_stmt(c->v.d, known ? ST_CUR_SET : ST_CUR_ADD, e);
+static int cur_put(struct change *c, struct span key, const struct row *r,
+                   const struct present *old, struct err *e) {
+    struct past past = old->past;
+    int rc = old->now.id ? past_push(&c->v, key, r->id, old->now.id, &past, e) : 0;
+    sqlite3_stmt *st = rc < 0 ? NULL : db_stmt(c->v.d, old->now.id ? ST_CUR_SET : ST_CUR_ADD, e);
     if (!st) {
         return failed(e);
     }
@@ -422,13 +424,18 @@ static int cur_put(struct change *c, struct span key, const struct row *r, bool 
     sqlite3_bind_int64(st, 3, r->crev);
     sqlite3_bind_int64(st, 4, r->ver);
     sqlite3_bind_int64(st, 5, r->lease);
+    if (past.n) {
+        db_bind_span(st, 6, span_of(past.b, past.n));
+    } else {
+        sqlite3_bind_null(st, 6);
+    }
     return db_done(c->v.d, st, "writing a key", e);
 }
 
-int change_row(struct change *c, struct span key, const struct row *r, struct span val, bool known,
-               struct err *e) {
+int change_row(struct change *c, struct span key, const struct row *r, struct span val,
+               const struct present *old, struct err *e) {
     int rc = log_add(c, key, r, val, e);
-    return rc < 0 ? rc : cur_put(c, key, r, known, e);
+    return rc < 0 ? rc : cur_put(c, key, r, old, e);
 }
 
 static int take_id(struct change *c, int64_t *ret, struct err *e) {
@@ -490,29 +497,29 @@ static int one_kv(struct arena *a, const struct store_kv *kv, struct store_range
 
 static int apply_put(struct change *c, struct store_op *op, struct err *e) {
     struct store_put *p = &op->u.put;
-    struct row old;
+    struct present at;
+    const struct row *old = &at.now;
     struct store_kv prev = {.key = p->key};
-    int exists = view_find(&c->v, p->key, &old, e);
+    int exists = view_present(&c->v, p->key, &at, e);
     if (exists < 0) {
         return exists;
     }
-    bool known = old.id != 0; /* perhaps deleted, but its row is there */
     int rc = 0;
     if (exists && (p->prev_kv || p->ignore_value)) {
-        rc = load_prev(c, p->key, &old, c->a, &prev, e);
+        rc = load_prev(c, p->key, old, c->a, &prev, e);
     }
-    struct row now = {.crev = exists ? old.crev : c->new_rev,
-                      .ver = exists ? old.ver + 1 : 1,
-                      .lease = p->ignore_lease ? old.lease : p->lease,
-                      .prev = old.id};
+    struct row now = {.crev = exists ? old->crev : c->new_rev,
+                      .ver = exists ? old->ver + 1 : 1,
+                      .lease = p->ignore_lease ? old->lease : p->lease,
+                      .prev = old->id};
     struct span val = p->ignore_value ? prev.value : p->value;
     if (rc < 0 || (rc = take_id(c, &now.id, e)) < 0 ||
-        (rc = change_row(c, p->key, &now, val, known, e)) < 0) {
+        (rc = change_row(c, p->key, &now, val, &at, e)) < 0) {
         return rc;
     }
     c->n_puts++;
     struct store_kv kv = {p->key, val, now.crev, c->new_rev, now.ver, now.lease};
-    rc = add_event(c, STORE_PUT, &kv, &old, exists > 0, e);
+    rc = add_event(c, STORE_PUT, &kv, old, exists > 0, e);
     if (rc == 0 && p->prev_kv && exists) {
         rc = one_kv(c->a, &prev, &op->range, e);
     }
@@ -520,15 +527,15 @@ static int apply_put(struct change *c, struct store_op *op, struct err *e) {
     return rc;
 }
 
-int change_delete(struct change *c, struct span key, const struct row *old, struct err *e) {
-    struct row now = {.prev = old->id};
+int change_delete(struct change *c, struct span key, const struct present *old, struct err *e) {
+    struct row now = {.prev = old->now.id};
     int rc = take_id(c, &now.id, e);
-    if (rc < 0 || (rc = change_row(c, key, &now, SPAN_EMPTY, true, e)) < 0) {
+    if (rc < 0 || (rc = change_row(c, key, &now, SPAN_EMPTY, old, e)) < 0) {
         return rc;
     }
     c->n_deletes++;
     struct store_kv kv = {.key = key, .mod_rev = c->new_rev};
-    return add_event(c, STORE_DELETE, &kv, old, true, e);
+    return add_event(c, STORE_DELETE, &kv, &old->now, true, e);
 }
 
 static int apply_delete(struct change *c, struct store_op *op, struct err *e) {
@@ -538,8 +545,8 @@ static int apply_delete(struct change *c, struct store_op *op, struct err *e) {
     struct store_range_res r = {0};
     int rc = view_range(&c->v, &q, c->a, &r, e);
     for (size_t i = 0; i < r.n && rc == 0; i++) {
-        struct row old;
-        rc = view_find(&c->v, r.kvs[i].key, &old, e);
+        struct present old;
+        rc = view_present(&c->v, r.kvs[i].key, &old, e);
         if (rc > 0) {
             rc = change_delete(c, r.kvs[i].key, &old, e);
         }

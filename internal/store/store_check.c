@@ -51,7 +51,9 @@ static const struct {
     {"revisions that are newer than their key's current one",
      "SELECT count(*) FROM log l LEFT JOIN cur c ON c.key = l.key WHERE c.key IS NULL OR l.id > "
      "c.id"},
-    {"revisions that refer to a later one", "SELECT count(*) FROM log WHERE prev >= id"},
+    {"revisions that refer to a later one or another key's",
+     "SELECT count(*) FROM log l LEFT JOIN log p ON p.id = l.prev WHERE l.prev >= l.id OR p.key <> "
+     "l.key"},
     {"keys with a lease that does not exist", "SELECT count(*) FROM cur WHERE lease <> 0 AND ver > "
                                               "0 AND lease NOT IN (SELECT id FROM lease)"},
 };
@@ -73,11 +75,50 @@ static int run_rules(struct check *c, struct err *e) {
     return 0;
 }
 
+/* The lists of earlier revisions, in the rows of keys and in `hist`. */
+static int lists(struct check *c, const char *query, struct err *e) {
+    struct view v = {.d = &c->db, .at = INT64_MAX, .rev = INT64_MAX};
+    sqlite3_stmt *st;
+    int64_t bad = 0;
+    int rc = db_meta_get(&c->db, "compact", &v.compact_rev, e), got = SQLITE_OK;
+    if (rc < 0) {
+        return rc;
+    }
+    got = sqlite3_prepare_v2(c->db.h, query, -1, &st, NULL);
+    if (got != SQLITE_OK) {
+        return db_fail(&c->db, got, "reading lists of revisions", e);
+    }
+    while (rc == 0 && (got = sqlite3_step(st)) == SQLITE_ROW) {
+        rc = past_check(&v, sqlite3_column_int64(st, 0), db_col_span(st, 1), e);
+        if (rc == -ERR_NOT_FOUND) {
+            bad++;
+            rc = 0;
+        }
+    }
+    sqlite3_finalize(st);
+    if (bad) {
+        found(c, "lists of earlier revisions that name others", bad);
+    }
+    return rc < 0 || got == SQLITE_DONE ? rc
+                                        : db_fail(&c->db, got, "reading lists of revisions", e);
+}
+
+static int look(struct check *c, struct err *e) {
+    int rc = pages(c, e);
+    if (rc == 0) {
+        rc = run_rules(c, e);
+    }
+    if (rc == 0) {
+        rc = lists(c, "SELECT id, past FROM cur WHERE past IS NOT NULL", e);
+    }
+    return rc < 0 ? rc : lists(c, "SELECT id, ids FROM hist", e);
+}
+
 /* The log is the truth; the table of current keys and every index follow from it. */
 static int mend(struct check *c, struct err *e) {
     return db_exec(&c->db,
                    "BEGIN IMMEDIATE;"
-                   "DELETE FROM cur;"
+                   "DELETE FROM cur; DELETE FROM hist;"
                    "INSERT INTO cur(key, id, crev, ver, lease) SELECT key, max(id), crev, ver, "
                    "lease FROM log GROUP BY key;"
                    "COMMIT; REINDEX;",
@@ -98,15 +139,15 @@ int store_check(int dirfd, const char *name, bool repair,
     }
     struct db_opts o = {NULL, path, false, 8 << 20};
     int rc = db_open(&c.db, &o, e);
-    if (rc == 0 && (rc = db_schema(&c.db, e)) == 0 && (rc = pages(&c, e)) == 0) {
-        rc = run_rules(&c, e);
+    if (rc == 0 && (rc = db_schema(&c.db, e)) == 0) {
+        rc = look(&c, e);
     }
     if (rc == 0 && c.n_found && repair) {
         c.n_found = 0;
         say(ctx, "rebuilding the index of current keys from the log");
         rc = mend(&c, e);
-        if (rc == 0 && (rc = pages(&c, e)) == 0) {
-            rc = run_rules(&c, e);
+        if (rc == 0) {
+            rc = look(&c, e);
         }
     }
     db_close(&c.db);

@@ -17,72 +17,77 @@ bool range_holds(struct span key, struct span end, struct span k) {
     return (end.n == 1 && end.p[0] == 0) || span_cmp(k, end) < 0;
 }
 
-/* Loads what the log says of one id; false in *ret_found when the row is gone (compacted). */
-static int log_head(struct db *d, int64_t id, struct row *ret, bool *ret_found, struct err *e) {
-    sqlite3_stmt *st = db_stmt(d, ST_LOG_HEAD, e);
+int view_head(const struct view *v, int64_t id, struct row *ret, struct err *e) {
+    sqlite3_stmt *st = db_stmt(v->d, ST_LOG_HEAD, e);
     if (!st) {
         return failed(e);
     }
     sqlite3_bind_int64(st, 1, id);
     int rc = sqlite3_step(st);
-    if (rc != SQLITE_ROW && rc != SQLITE_DONE) {
-        int out = db_fail(d, rc, "reading the log", e);
-        sqlite3_reset(st);
-        return out;
-    }
-    *ret_found = rc == SQLITE_ROW;
-    if (*ret_found) {
+    int out = rc == SQLITE_ROW    ? 1
+              : rc == SQLITE_DONE ? 0
+                                  : db_fail(v->d, rc, "reading the log", e);
+    if (out > 0) {
         *ret = (struct row){id, sqlite3_column_int64(st, 0), sqlite3_column_int64(st, 1),
                             sqlite3_column_int64(st, 2), sqlite3_column_int64(st, 3)};
     }
     sqlite3_reset(st);
-    return 0;
+    return out;
 }
 
-/* Walks a key's past until it is as old as the view. 1: the key exists there, 0: it does not. */
-static int back_to(const struct view *v, struct row *r, struct err *e) {
-    while (id_rev(r->id) > v->at) {
-        bool found;
-        struct row self;
-        int rc = log_head(v->d, r->id, &self, &found, e);
-        if (rc < 0) {
+/* The key as old as the view. 1: it exists there, 0: it does not. */
+static int back_to(const struct view *v, struct span key, struct span past, struct row *r,
+                   struct err *e) {
+    if (id_rev(r->id) > v->at) {
+        int64_t id = r->id;
+        int rc = past_find(v, key, past, &id, e);
+        if (rc > 0) {
+            rc = view_head(v, id, r, e); /* not there: a deletion, compacted */
+        }
+        if (rc <= 0) {
             return rc;
-        }
-        if (!found) {
-            return err_set(e, ERR_CORRUPT, "revision %lld is missing in the log",
-                           (long long)id_rev(r->id));
-        }
-        if (!self.prev) {
-            return 0;
-        }
-        rc = log_head(v->d, self.prev, r, &found, e);
-        if (rc < 0) {
-            return rc;
-        }
-        if (!found) {
-            return 0;
         }
     }
     return r->ver > 0;
 }
 
-int view_find(const struct view *v, struct span key, struct row *ret, struct err *e) {
+static struct row row_of(sqlite3_stmt *st, int from) {
+    return (struct row){sqlite3_column_int64(st, from), sqlite3_column_int64(st, from + 1),
+                        sqlite3_column_int64(st, from + 2), sqlite3_column_int64(st, from + 3), 0};
+}
+
+static int find(const struct view *v, struct span key, struct row *ret, struct past *ret_past,
+                struct err *e) {
     sqlite3_stmt *st = db_stmt(v->d, ST_CUR_GET, e);
     if (!st) {
         return failed(e);
     }
+    *ret = (struct row){0};
     db_bind_span(st, 1, key);
-    int rc = sqlite3_step(st);
-    if (rc != SQLITE_ROW) {
-        int out = rc == SQLITE_DONE ? 0 : db_fail(v->d, rc, "looking up a key", e);
-        sqlite3_reset(st);
-        *ret = (struct row){0};
-        return out;
+    int rc = sqlite3_step(st), out = 0;
+    if (rc == SQLITE_ROW) {
+        *ret = row_of(st, 0);
+        if (ret_past) {
+            struct span p = db_col_span(st, 4);
+            ret_past->n = (uint8_t)(p.n < PAST_MAX ? p.n : PAST_MAX);
+            if (p.n) {
+                memcpy(ret_past->b, p.p, ret_past->n);
+            }
+        }
+        out = id_rev(ret->id) > v->at ? back_to(v, key, db_col_span(st, 4), ret, e) : ret->ver > 0;
+    } else if (rc != SQLITE_DONE) {
+        out = db_fail(v->d, rc, "looking up a key", e);
     }
-    *ret = (struct row){sqlite3_column_int64(st, 0), sqlite3_column_int64(st, 1),
-                        sqlite3_column_int64(st, 2), sqlite3_column_int64(st, 3), 0};
     sqlite3_reset(st);
-    return back_to(v, ret, e);
+    return out;
+}
+
+int view_find(const struct view *v, struct span key, struct row *ret, struct err *e) {
+    return find(v, key, ret, NULL, e);
+}
+int view_present(const struct view *v, struct span key, struct present *ret, struct err *e) {
+    ret->past.n = 0;
+    return find(v, key, &ret->now, &ret->past, e);
 }
 
 int view_each(const struct view *v, struct span key, struct span end, view_row_cb *cb, void *ctx,
@@ -112,13 +117,9 @@ int view_each(const struct view *v, struct span key, struct span end, view_row_c
             out = rc == SQLITE_DONE ? 0 : db_fail(v->d, rc, "reading a range of keys", e);
             break;
         }
-        r = (struct row){sqlite3_column_int64(st, 1), sqlite3_column_int64(st, 2),
-                         sqlite3_column_int64(st, 3), sqlite3_column_int64(st, 4), 0};
-        if (id_rev(r.id) > v->at) {
-            out = back_to(v, &r, e);
-        } else {
-            out = r.ver > 0;
-        }
+        r = row_of(st, 1);
+        out = id_rev(r.id) > v->at ? back_to(v, db_col_span(st, 0), db_col_span(st, 5), &r, e)
+                                   : r.ver > 0;
         if (out > 0) {
             out = cb(ctx, db_col_span(st, 0), &r);
         }

@@ -21,7 +21,7 @@ static inline int64_t id_sub(int64_t id) {
 }
 
 enum {
-    STORE_FORMAT = 1,
+    STORE_FORMAT = 2,
     STORE_APP_ID = 0x6b667374, /* "kfst" */
     LIM_TXN_DEPTH = 128,
     LIM_TXN_OPS_ALL =
@@ -38,13 +38,13 @@ enum {
     X(BEGIN_READ, "BEGIN")                                                                    \
     X(COMMIT, "COMMIT")                                                                       \
     X(ROLLBACK, "ROLLBACK")                                                                   \
-    X(CUR_GET, "SELECT id, crev, ver, lease FROM cur WHERE key = ?1")                         \
-    X(CUR_ADD, "INSERT INTO cur(key, id, crev, ver, lease) VALUES(?1, ?2, ?3, ?4, ?5)")       \
-    X(CUR_SET, "UPDATE cur SET id = ?2, crev = ?3, ver = ?4, lease = ?5 WHERE key = ?1")      \
+    X(CUR_GET, "SELECT id, crev, ver, lease, past FROM cur WHERE key = ?1") \
+    X(CUR_ADD, "INSERT INTO cur(key, id, crev, ver, lease, past) VALUES(?1, ?2, ?3, ?4, ?5, ?6)") \
+    X(CUR_SET, "UPDATE cur SET id = ?2, crev = ?3, ver = ?4, lease = ?5, past = ?6 WHERE key = ?1") \
     X(CUR_DEL, "DELETE FROM cur WHERE key = ?1 AND id = ?2")                                  \
-    X(CUR_RANGE, "SELECT key, id, crev, ver, lease FROM cur WHERE key >= ?1 AND key < ?2 "    \
+    X(CUR_RANGE, "SELECT key, id, crev, ver, lease, past FROM cur WHERE key >= ?1 AND key < ?2 "    \
                  "ORDER BY key")                                                              \
-    X(CUR_FROM, "SELECT key, id, crev, ver, lease FROM cur WHERE key >= ?1 ORDER BY key")     \
+    X(CUR_FROM, "SELECT key, id, crev, ver, lease, past FROM cur WHERE key >= ?1 ORDER BY key")     \
     X(CUR_LEASE, "SELECT key, id, ver FROM cur WHERE lease = ?1 AND lease <> 0 ORDER BY key") \
     X(LOG_ADD, "INSERT INTO log(id, key, crev, ver, lease, prev, val) "                       \
                "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                          \
@@ -57,6 +57,9 @@ enum {
                  "ORDER BY id LIMIT ?3")                                                      \
     X(LOG_DEL, "DELETE FROM log WHERE id = ?1")                                               \
     X(LOG_LAST, "SELECT max(id) FROM log")                                                    \
+    X(HIST_ADD, "INSERT OR REPLACE INTO hist(key, id, ids) VALUES(?1, ?2, ?3)") \
+    X(HIST_GET, "SELECT id, ids FROM hist WHERE key = ?1 AND id > ?2 ORDER BY id LIMIT 1") \
+    X(HIST_DEL, "DELETE FROM hist WHERE key = ?1 AND id = ?2") \
     X(META_GET, "SELECT v FROM meta WHERE k = ?1")                                            \
     X(META_SET, "INSERT OR REPLACE INTO meta(k, v) VALUES(?1, ?2)")                           \
     X(LEASE_ADD, "INSERT INTO lease(id, ttl, left) VALUES(?1, ?2, 0)")                        \
@@ -126,6 +129,8 @@ struct view {
     int64_t compact_rev; /* for reads of the past */
 };
 NODISCARD int view_find(const struct view *v, struct span key, struct row *ret, struct err *e);
+/* The row of the log; 0: it is not there. */
+NODISCARD int view_head(const struct view *v, int64_t id, struct row *ret, struct err *e);
 NODISCARD int view_range(const struct view *v, const struct store_range_req *q, struct arena *a,
                          struct store_range_res *ret, struct err *e);
 NODISCARD int view_value(const struct view *v, int64_t id, struct arena *a, struct span *ret,
@@ -147,6 +152,24 @@ size_t body_bytes(const struct store_body *b);
 /* Chooses the branches of the whole tree, then checks puts and ranges, as etcd does before it changes anything. */
 NODISCARD int body_prepare(const struct view *v, struct store_body *b, struct err *e);
 
+/* ---- store_past.c: a key's earlier revisions ---- */
+enum { PAST_MAX = 64 };
+struct past { /* ids before the present one, newest first, as differences */
+    uint8_t n, b[PAST_MAX];
+};
+struct present { /* a key as a change finds it; now.id 0: it never was */
+    struct row now;
+    struct past past;
+};
+NODISCARD int past_find(const struct view *v, struct span key, struct span list, int64_t *id,
+                        struct err *e);
+NODISCARD int past_push(const struct view *v, struct span key, int64_t now, int64_t old,
+                        struct past *p, struct err *e);
+NODISCARD int past_check(const struct view *v, int64_t id, struct span list, struct err *e);
+/* store_eval.c: 1: the key exists, 0: it does not. For the newest view only. */
+NODISCARD int view_present(const struct view *v, struct span key, struct present *ret,
+                           struct err *e);
+
 /* What a running write transaction adds to the view. */
 struct ebatch;
 struct change {
@@ -158,10 +181,10 @@ struct change {
     uint64_t n_puts, n_deletes;
 };
 NODISCARD int body_apply(struct change *c, struct store_body *b, struct err *e);
-/* One row of the log and the key's current row. `known`: the key has a current row already. */
+/* One row of the log and the key's current row in the place of `old`. */
 NODISCARD int change_row(struct change *c, struct span key, const struct row *r, struct span val,
-                         bool known, struct err *e);
-NODISCARD int change_delete(struct change *c, struct span key, const struct row *old,
+                         const struct present *old, struct err *e);
+NODISCARD int change_delete(struct change *c, struct span key, const struct present *old,
                             struct err *e);
 
 /* ---- events ---- */
@@ -219,11 +242,24 @@ struct task { /* background work on the write lane, one slice at a time */
     struct loop_work w;
     struct store *s;
     enum task_kind kind;
-    bool truncate, more;
+    bool shrink, more;
     int64_t swept;
     uint64_t pages, free_pages, wal_frames, moved;
     int rc;
     struct err err;
+};
+
+struct wal { /* what the loop knows of the WAL */
+    struct db db;         /* of the lane for checkpoints */
+    uint64_t frames;      /* since it was last started at its beginning */
+    uint64_t moved;       /* of these, how many are in the database */
+    uint64_t soft;        /* so many make a checkpoint due */
+    uint64_t most;        /* so many are moved at once; commits wait at twice as many */
+    uint64_t started_ns;  /* the last pass */
+    unsigned passes;      /* since the beginning */
+    bool out;             /* a pass is on its lane */
+    bool stuck;           /* readers or the disk hold it up */
+    bool shrink;          /* the file is larger than an idle store's should be */
 };
 
 struct waiter { /* somebody who waits for background work */
@@ -275,7 +311,8 @@ struct store {
     int64_t rev, compact_rev, swept;
     bool compacted;
     uint32_t alarms;
-    uint64_t pages, free_pages, page_size, wal_frames;
+    uint64_t pages, free_pages, page_size;
+    struct wal wal;
     /* write queue */
     struct list pending;
     size_t n_pending;
@@ -284,8 +321,7 @@ struct store {
     struct loop_hook flush_hook;
     uint32_t batches_since_task;
     struct loop_timer idle_timer;
-    bool sweeping, vacuuming, idle_due;
-    bool wal_unknown, wal_stuck, task_failed;
+    bool sweeping, vacuuming, task_failed;
     uint64_t activity, activity_seen;
     struct list physical; /* waiters for the sweep */
     struct list defrags;
@@ -345,6 +381,16 @@ struct loop_work *task_next(struct store *s, bool idle); /* NULL: nothing to do 
 void task_idle_arm(struct store *s);
 void store_compacted(struct store *s, struct wr *w);
 void task_fini(struct store *s);
+/* store_wal.c */
+void wal_init(struct store *s);
+void wal_grown(struct store *s, uint64_t frames); /* after a commit */
+void wal_kick(struct store *s);                   /* starts a pass when one is due */
+bool wal_full(const struct store *s);              /* commits wait */
+bool wal_due(const struct store *s, bool idle);   /* the write lane has to do something */
+NODISCARD int wal_task(struct task *t);
+void wal_task_done(struct store *s, const struct task *t);
+void wal_tick(struct store *s, bool quiet);
+void wal_fini(struct store *s);
 /* store_watch.c */
 void watch_deliver(struct store *s,
                    struct ebatch *own_eb); /* after s->rev moved; NULL: revisions without events */

@@ -334,8 +334,8 @@ static int restore_key(void *ctx, struct span key, struct span value) {
         return bad_row(r, "revisions out of order");
     }
     struct change c = {.v = {&r->db, INT64_MAX, INT64_MAX, 0}};
-    struct row old;
-    int rc = view_find(&c.v, kv.key, &old, r->e);
+    struct present old;
+    int rc = view_present(&c.v, kv.key, &old, r->e);
     if (rc < 0) {
         return rc;
     }
@@ -344,12 +344,12 @@ static int restore_key(void *ctx, struct span key, struct span value) {
         return 0; /* deletes what was compacted before: nothing remembers it */
     }
     struct row now = {id, kv.create_rev, tombstone ? 0 : kv.version, tombstone ? 0 : kv.lease,
-                      old.id};
+                      old.now.id};
     if (tombstone) {
         now.crev = 0;
     }
     r->rows++;
-    return change_row(&c, kv.key, &now, kv.value, old.id != 0, r->e);
+    return change_row(&c, kv.key, &now, kv.value, &old, r->e);
 }
 
 static int restore_lease(void *ctx, struct span key, struct span value) {

@@ -1,4 +1,4 @@
-/* Background work on the write lane, in slices between commits: checkpoints of the WAL, removal of compacted
+/* Background work on the write lane, in slices between commits: the rest of a checkpoint, removal of compacted
  * revisions, giving free pages back. Nothing here runs unless a write or a request made it due. */
 #include "internal/store/store_int.h"
 
@@ -8,8 +8,6 @@
 #include <stdlib.h>
 
 enum {
-    WAL_SOFT = 1000,  /* frames: checkpoint when there is nothing else to do */
-    WAL_HARD = 4000,  /* checkpoint between two commits */
     SWEEP_ROWS = 512, /* log rows a slice looks at */
     VACUUM_PAGES = 128,
 };
@@ -18,25 +16,6 @@ enum {
 
 static int failed(const struct err *e) {
     return -(int)e->code;
-}
-
-static int checkpoint(struct task *t) {
-    struct db *d = &t->s->wr.db;
-    int frames = 0, moved = 0;
-    int mode = t->truncate ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_PASSIVE;
-    int rc = sqlite3_wal_checkpoint_v2(d->h, NULL, mode, &frames, &moved);
-    if (rc == SQLITE_BUSY) { /* a reader holds a snapshot: later */
-        rc = SQLITE_OK;
-    }
-    if (rc != SQLITE_OK) {
-        return db_fail(d, rc, "checkpoint", &t->err);
-    }
-    t->moved = moved > 0 ? (uint64_t)moved : 0;
-    d->wal_frames = frames > moved ? (uint64_t)(frames - moved) : 0;
-    if (t->truncate) {
-        sqlite3_db_release_memory(d->h);
-    }
-    return 0;
 }
 
 static int del_id(struct db *d, int64_t id, struct err *e) {
@@ -58,9 +37,20 @@ static int del_cur(struct db *d, struct span key, int64_t id, struct err *e) {
     return db_done(d, st, "removing a deleted key", e);
 }
 
+/* The lists of earlier revisions that begin with a revision go with it. */
+static int del_block(struct db *d, struct span key, int64_t id, struct err *e) {
+    sqlite3_stmt *st = db_stmt(d, ST_HIST_DEL, e);
+    if (!st) {
+        return failed(e);
+    }
+    db_bind_span(st, 1, key);
+    sqlite3_bind_int64(st, 2, id);
+    return db_done(d, st, "removing a list of revisions", e);
+}
+
 struct sweep_row {
     int64_t id, ver, prev;
-    struct span key; /* of deletions */
+    struct span key;
 };
 
 /* A row at or before the compacted revision makes the row before it unreachable; a deletion before it makes itself
@@ -80,10 +70,7 @@ static int sweep_rows(struct task *t, int64_t compact, struct sweep_row *rows, s
     while ((rc = sqlite3_step(st)) == SQLITE_ROW && n < SWEEP_ROWS) {
         struct sweep_row *r = &rows[n++];
         *r = (struct sweep_row){sqlite3_column_int64(st, 0), sqlite3_column_int64(st, 1),
-                                sqlite3_column_int64(st, 2), SPAN_EMPTY};
-        if (!r->ver) {
-            r->key = arena_copy(a, db_col_span(st, 3));
-        }
+                                sqlite3_column_int64(st, 2), arena_copy(a, db_col_span(st, 3))};
     }
     if (rc != SQLITE_ROW && rc != SQLITE_DONE) {
         out = db_fail(d, rc, "reading revisions to remove", &t->err);
@@ -105,6 +92,9 @@ static int sweep_slice(struct task *t, int64_t compact) {
         struct sweep_row *r = &rows[i];
         if (r->prev) {
             rc = del_id(d, r->prev, &t->err);
+            if (rc == 0) {
+                rc = del_block(d, r->key, r->prev, &t->err);
+            }
         }
         if (rc == 0 && !r->ver && id_rev(r->id) < compact) {
             rc = del_id(d, r->id, &t->err);
@@ -163,7 +153,7 @@ static void task_run(struct loop_work *lw) {
     struct task *t = CONTAINER_OF(lw, struct task, w);
     struct db *d = &t->s->wr.db;
     switch (t->kind) {
-    case TASK_CHECKPOINT: t->rc = checkpoint(t); break;
+    case TASK_CHECKPOINT: t->rc = wal_task(t); break;
     case TASK_SWEEP: t->rc = sweep(t); break;
     case TASK_VACUUM: t->rc = vacuum(t); break;
     case TASK_MAX_: break;
@@ -206,19 +196,13 @@ static void task_done(struct loop_work *lw) {
     if (t->rc == 0) {
         s->pages = t->pages;
         s->free_pages = t->free_pages;
-        s->wal_frames = t->wal_frames;
+        wal_grown(s, t->wal_frames);
     } else {
         LOG_DEBUG("store", "background work failed, continuing later", F_U64("kind", t->kind),
                   F_ERR(&t->err));
     }
     switch (t->kind) {
-    case TASK_CHECKPOINT:
-        s->wal_stuck = t->rc < 0 || (s->wal_frames >= WAL_SOFT && !t->moved);
-        if (t->truncate) {
-            s->idle_due = false;
-            sqlite3_db_release_memory(s->rd.h);
-        }
-        break;
+    case TASK_CHECKPOINT: wal_task_done(s, t); break;
     case TASK_SWEEP:
         s->swept = t->swept;
         s->sweeping = t->more;
@@ -249,7 +233,7 @@ static struct loop_work *task_new(struct store *s, enum task_kind kind) {
     t->s = s;
     t->kind = kind;
     t->swept = s->swept;
-    t->truncate = kind == TASK_CHECKPOINT && s->idle_due;
+    t->shrink = kind == TASK_CHECKPOINT && s->wal.shrink;
     return &t->w;
 }
 
@@ -258,8 +242,7 @@ struct loop_work *task_next(struct store *s, bool idle) {
     if (s->closing) {
         return NULL;
     }
-    uint64_t mark = idle ? WAL_SOFT : WAL_HARD;
-    if (!s->wal_stuck && (s->wal_frames >= mark || (idle && s->idle_due))) {
+    if (wal_due(s, idle)) {
         return task_new(s, TASK_CHECKPOINT);
     }
     if (s->task_failed) {
@@ -277,24 +260,21 @@ struct loop_work *task_next(struct store *s, bool idle) {
 
 static void idle_fired(struct loop_timer *tm) {
     struct store *s = CONTAINER_OF(tm, struct store, idle_timer);
-    if (s->activity != s->activity_seen) {
-        s->activity_seen = s->activity;
-        s->wal_stuck = s->task_failed = false;
+    bool quiet = s->activity == s->activity_seen;
+    s->activity_seen = s->activity;
+    s->task_failed = false;
+    wal_tick(s, quiet);
+    if (quiet) {
+        sqlite3_db_release_memory(s->rd.h);
+    } else {
         loop_timer_start(s->l, tm, IDLE_NS, idle_fired, "store-idle");
-        store_kick(s);
-        return;
     }
-    s->wal_stuck = s->task_failed = false;
-    s->idle_due = s->wal_frames > 0 || s->wal_unknown;
-    s->wal_unknown = false;
-    sqlite3_db_release_memory(s->rd.h);
     store_kick(s);
 }
 
 void task_idle_arm(struct store *s) {
     s->activity++;
-    if (!loop_timer_active(&s->idle_timer) && !s->closing &&
-        (s->wal_frames || s->wal_unknown || s->task_failed)) {
+    if (!loop_timer_active(&s->idle_timer) && !s->closing) {
         loop_timer_start(s->l, &s->idle_timer, IDLE_NS, idle_fired, "store-idle");
     }
 }

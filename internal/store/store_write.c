@@ -127,8 +127,8 @@ static int run_revoke(struct batch *b, struct wr *w, bool *broken) {
         rc = view_lease_keys(&c.v, w->a, &a, &keys, &n, &w->err);
     }
     for (size_t i = 0; i < n && rc == 0; i++) {
-        struct row old;
-        rc = view_find(&c.v, keys[i], &old, &w->err);
+        struct present old;
+        rc = view_present(&c.v, keys[i], &old, &w->err);
         if (rc > 0) {
             rc = change_delete(&c, keys[i], &old, &w->err);
         }
@@ -378,7 +378,7 @@ static void batch_done(struct loop_work *lw) {
         s->alarms = b->alarms;
         s->pages = b->pages;
         s->free_pages = b->free_pages;
-        s->wal_frames = b->wal_frames;
+        wal_grown(s, b->wal_frames);
         s->st.n_commits++;
         s->st.n_puts += b->n_puts;
         s->st.n_deletes += b->n_deletes;
@@ -394,6 +394,11 @@ static void batch_done(struct loop_work *lw) {
             w->err = b->err;
         }
         take_effect(s, w);
+    }
+    /* With as many waiting as were served the next commit runs while these get their events and answers. With fewer it
+     * waits for what the answers bring. */
+    if (s->n_pending >= 2 * b->n) {
+        store_kick(s);
     }
     if (b->rc == 0) {
         watch_deliver(s, TAKE(b->eb));
@@ -443,6 +448,7 @@ static void batch_start(struct store *s) {
 enum { TASK_TURN = 16 }; /* background work gets a slice after so many commits even under load */
 
 void store_kick(struct store *s) {
+    wal_kick(s);
     if (s->busy) {
         return;
     }
@@ -458,7 +464,7 @@ void store_kick(struct store *s) {
         s->busy = false;
         free(CONTAINER_OF(task, struct task, w));
     }
-    if (!idle) {
+    if (!idle && !wal_full(s)) {
         batch_start(s);
     }
 }

@@ -6,7 +6,7 @@
  *   lease N                       grant, restart, keep alive, expire N leases
  *   open                          opens what is in DIR, reads one key
  */
-#include "internal/store/store.h"
+#include "internal/store/store_engine.h"
 
 #include "internal/base/rand.h"
 

@@ -1,0 +1,188 @@
+/* Earlier revisions of keys with long histories: every list, block and end of a list against what was written. */
+#include "internal/store/store_test.h"
+
+#include "internal/t/t.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { KEYS = 5, REVS = 1500 };
+
+struct past_case {
+    struct box b;
+    uint64_t seed;
+    int64_t compact;
+    uint8_t key_of[REVS + 8]; /* by revision; 0xff: none */
+    bool deleted[REVS + 8];
+    int64_t last;
+};
+
+static uint32_t below(struct past_case *c, uint32_t n) {
+    c->seed = c->seed * 6364136223846793005ull + 1442695040888963407ull;
+    return (uint32_t)(c->seed >> 33) % n;
+}
+
+static const char *name_of(unsigned k) {
+    static const char *const names[KEYS] = {"cold", "hot", "warm", "x", "y"};
+    return names[k];
+}
+
+/* Few keys get most of the writes, so that their lists become blocks. */
+static void write_one(struct past_case *c) {
+    struct err e = ERR_INIT;
+    unsigned r = (unsigned)below(c, 16), k = r < 10 ? 1 : r < 14 ? 2 : r == 14 ? 0 : 3;
+    char v[24];
+    ASSERT_OK(str_put(v, sizeof(v), "%lld", (long long)c->last + 1), &e);
+    bool del = below(c, 10) == 0;
+    int64_t before = store_rev(c->b.s);
+    if (del) {
+        ASSERT_OK(box_delete(&c->b, name_of(k), "", &e), &e);
+    } else {
+        ASSERT_OK(box_put(&c->b, name_of(k), v, 0, &e), &e);
+    }
+    if (store_rev(c->b.s) > before) {
+        c->last = store_rev(c->b.s);
+        c->key_of[c->last] = (uint8_t)k;
+        c->deleted[c->last] = del;
+    }
+}
+
+static void read_all(struct past_case *c, unsigned every) {
+    for (int64_t rev = c->compact > 2 ? c->compact : 2; rev <= c->last;
+         rev += 1 + (int64_t)below(c, every)) {
+        int64_t newest[KEYS] = {0};
+        for (int64_t r = 2; r <= rev; r++) {
+            newest[c->key_of[r]] = c->deleted[r] ? 0 : r;
+        }
+        struct arena a = ARENA_INIT(1 << 20);
+        struct store_range_req q = {.key = SPAN_LIT("a"), .end = SPAN_LIT("zz"), .rev = rev};
+        struct store_range_res res;
+        struct err e = ERR_INIT;
+        ASSERT_OK(store_range(c->b.s, &q, &a, &res, &e), &e);
+        size_t n = 0;
+        for (unsigned k = 0; k < KEYS; k++) {
+            if (newest[k]) {
+                ASSERT(n < res.n);
+                ASSERT(span_eq_str(res.kvs[n].key, name_of(k)));
+                ASSERT_EQ(newest[k], res.kvs[n].mod_rev);
+                n++;
+            }
+        }
+        ASSERT_EQ(n, res.n);
+        arena_fini(&a);
+    }
+}
+
+static int64_t count_of(struct past_case *c, const char *sql) {
+    sqlite3_stmt *st;
+    ASSERT_EQ(SQLITE_OK, sqlite3_prepare_v2(c->b.s->rd.h, sql, -1, &st, NULL));
+    ASSERT_EQ(SQLITE_ROW, sqlite3_step(st));
+    int64_t n = sqlite3_column_int64(st, 0);
+    sqlite3_finalize(st);
+    return n;
+}
+
+static void no_finding(void *ctx, const char *finding) {
+    (void)ctx;
+    fail_msg("%s", finding);
+}
+
+static void checked(struct past_case *c) {
+    struct err e = ERR_INIT;
+    box_shut(&c->b);
+    ASSERT_OK(store_check(c->b.dirfd, "store.db", false, no_finding, NULL, &e), &e);
+    box_open(&c->b);
+}
+
+TEST(store, earlier_revisions) {
+    struct past_case c = {.seed = 1, .last = 1};
+    struct err e = ERR_INIT;
+    box_open(&c.b);
+    while (c.last < REVS / 2) {
+        write_one(&c);
+    }
+    ASSERT(count_of(&c, "SELECT count(*) FROM hist") > 3);
+    read_all(&c, 20);
+    checked(&c);
+    while (c.last < REVS) {
+        write_one(&c);
+        if (below(&c, 150) == 0) {
+            c.compact = c.last - (int64_t)below(&c, 100);
+            if (c.compact > store_compact_rev(c.b.s)) {
+                ASSERT_OK(box_compact(&c.b, c.compact, &e), &e);
+            }
+            c.compact = store_compact_rev(c.b.s);
+            read_all(&c, 10);
+        }
+    }
+    checked(&c);
+    read_all(&c, 10);
+    ASSERT_OK(box_compact(&c.b, c.last, &e), &e); /* takes the blocks along */
+    c.compact = c.last;
+    ASSERT_EQ(0, count_of(&c, "SELECT count(*) FROM hist"));
+    read_all(&c, 1);
+    box_fini(&c.b);
+}
+
+TEST(store, earlier_revisions_of_a_file_of_format_1) {
+    struct past_case c = {.seed = 2, .last = 1};
+    struct err e = ERR_INIT;
+    box_open(&c.b);
+    while (c.last < 200) {
+        write_one(&c);
+    }
+    ASSERT_OK(db_exec(&c.b.s->wr.db,
+                      "DROP TABLE hist; ALTER TABLE cur DROP COLUMN past; PRAGMA user_version=1",
+                      &e),
+              &e);
+    box_shut(&c.b);
+    box_open(&c.b);
+    ASSERT_EQ(STORE_FORMAT, count_of(&c, "PRAGMA user_version"));
+    read_all(&c, 5);
+    while (c.last < 600) { /* lists that go over into the old file's `prev` */
+        write_one(&c);
+    }
+    ASSERT(count_of(&c, "SELECT count(*) FROM hist") > 0);
+    read_all(&c, 5);
+    checked(&c);
+    box_fini(&c.b);
+}
+
+static void any_finding(void *ctx, const char *finding) {
+    (void)finding;
+    ++*(int *)ctx;
+}
+
+TEST(store, damaged_lists_are_found_and_mended) {
+    static const char *const harm[] = {
+        "UPDATE cur SET past = x'ffffffffffffffffffff01' WHERE key = x'686f74'",
+        "UPDATE cur SET past = (SELECT past FROM cur WHERE key = x'7761726d') WHERE key = "
+        "x'686f74'",
+        "UPDATE hist SET ids = x'02040404' WHERE id = (SELECT max(id) FROM hist)",
+        "UPDATE cur SET ver = ver + 1 WHERE key = x'686f74'",
+        "DELETE FROM cur WHERE key = x'686f74'",
+    };
+    struct past_case c = {.seed = 3, .last = 1};
+    box_open(&c.b);
+    while (c.last < 400) {
+        write_one(&c);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(harm); i++) {
+        struct err e = ERR_INIT;
+        int found = 0;
+        ASSERT_OK(db_exec(&c.b.s->wr.db, harm[i], &e), &e);
+        box_shut(&c.b);
+        ASSERT_ERR(-ERR_CORRUPT,
+                   store_check(c.b.dirfd, "store.db", false, any_finding, &found, &e));
+        ASSERT(found > 0);
+        err_reset(&e);
+        ASSERT_OK(store_check(c.b.dirfd, "store.db", true, any_finding, &found, &e), &e);
+        ASSERT_OK(store_check(c.b.dirfd, "store.db", false, no_finding, NULL, &e), &e);
+        box_open(&c.b);
+        read_all(&c, 20);
+        while (c.last < 400 + 200 * (int64_t)(i + 1)) {
+            write_one(&c);
+        }
+    }
+    box_fini(&c.b);
+}

@@ -12,7 +12,7 @@ static const struct rule {
     {"system:kfarm:netboot", "kfarm.dev", {"hosts"}, {"create", "patch", "update"}},
     {"system:kfarm:netboot",
      "kfarm.dev",
-     {"networks/status", "images/status", "hosts/status"},
+     {"tenants/status", "networks/status", "images/status", "hosts/status"},
      {"patch", "update"}},
     {"system:kfarm:netboot", "cluster.x-k8s.io", {"machines"}, {"get", "list", "watch"}},
     {"system:kfarm:netboot", "", {"events"}, {"create", "patch"}},

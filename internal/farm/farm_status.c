@@ -27,6 +27,19 @@ static void add_condition(struct json_doc *d, struct json *list, const struct js
     json_push(list, c);
 }
 
+/* Conditions that somebody else sets, as netboot does. */
+static void keep_others(struct json_doc *d, struct json *list, const struct json *old) {
+    JSON_EACH(it, c, json_get(old, "conditions")) {
+        bool ours = false;
+        JSON_EACH(it2, own, list) {
+            ours |= json_eq(json_get(own, "type"), json_get(c, "type"));
+        }
+        if (!ours) {
+            json_push(list, json_copy(d, c));
+        }
+    }
+}
+
 bool farm_sync_status(struct pass *p, const char *unsupported) {
     const struct json *old = json_get(p->obj, "status");
     AUTO(json_docp) struct json_doc *d = json_doc_new();
@@ -80,6 +93,7 @@ bool farm_sync_status(struct pass *p, const char *unsupported) {
                   !up                ? "the control plane does not answer"
                   : n_ready < n_decl ? "not every declared node is Ready"
                                      : "");
+    keep_others(d, list, old);
     json_set(d, st, "conditions", list);
     if (json_eq(st, old)) {
         return false;

@@ -145,6 +145,15 @@ static bool name_ok(const char *name) {
     return true;
 }
 
+static int belongs_to(const struct nb_node *n, const char *what, const char *value,
+                      const struct nb_node *other, struct err *e) {
+    bool of_tenant = other->tenant && other->tenant_ns;
+    return err_set(e, ERR_EXISTS, "node %s: %s %s belongs to node %s%s%s%s%s already", n->host.name,
+                   what, value, other->host.name, of_tenant ? " of tenant " : "",
+                   of_tenant ? other->tenant_ns : "", of_tenant ? "/" : "",
+                   of_tenant ? other->tenant : "");
+}
+
 static int check_node(const struct nb_plan *p, const struct nb_node *n, struct err *e) {
     char text[DHCP_HW_STR];
     if (!n->host.name || !name_ok(n->host.name)) {
@@ -164,8 +173,7 @@ static int check_node(const struct nb_plan *p, const struct nb_node *n, struct e
         const struct nb_node *other = map_get(&p->by_hw, hw_key(&n->macs[i]));
         if (other) {
             dhcp_hw_format(n->macs[i], ':', text);
-            return err_set(e, ERR_EXISTS, "node %s: MAC address %s belongs to node %s already",
-                           n->host.name, text, other->host.name);
+            return belongs_to(n, "MAC address", text, other, e);
         }
     }
     if (n->host.ip) {
@@ -173,8 +181,7 @@ static int check_node(const struct nb_plan *p, const struct nb_node *n, struct e
         const struct nb_network *net = nb_plan_network_of(p, n->host.ip);
         dhcp_ip_format(n->host.ip, text);
         if (other) {
-            return err_set(e, ERR_EXISTS, "node %s: address %s belongs to node %s already",
-                           n->host.name, text, other->host.name);
+            return belongs_to(n, "address", text, other, e);
         }
         if (!net) {
             return err_set(e, ERR_INVALID, "node %s: address %s is in no network", n->host.name,

@@ -76,6 +76,10 @@ power_on() {
     SCRIPT=$(client curl -sf "$BOOT/boot/${1//:/-}.ipxe")
 }
 
+@test "making tenants is no reason for keyd to complain" {
+    ! grep 'role=keyd.*request refused' "$WORK/a.log"
+}
+
 @test "two tenants on one subnet: each machine gets its own" {
     power_on $A
     [ "$ADDR" = 10.88.0.11 ]
@@ -120,7 +124,7 @@ power_on() {
     [ "$(post join "$body" | jq -r .cert)" = null ]
 }
 
-@test "a MAC address declared twice stays with the older tenant, with an event on the other" {
+@test "a MAC address declared twice stays with the older tenant; both are told of the other" {
     k apply -f - <<'OBJECT'
 apiVersion: kfarm.dev/v1alpha1
 kind: Tenant
@@ -128,12 +132,22 @@ metadata: {name: thief, namespace: default}
 spec: {pools: [{name: p, nodes: [{name: thief-1, macs: ["02:00:00:00:0a:01"]}, {name: thief-2, macs: ["02:00:00:00:0c:01"]}]}]}
 OBJECT
     wait_until 10 planned thief-2
-    wait_until 10 bash -c "nsenter --net=/run/netns/$NS -- kubectl --kubeconfig $WORK/a/admin.kubeconfig get events --field-selector reason=NotServed | grep 'belongs to node red-1'"
+    told() { # TENANT STATUS TEXT, and as an event
+        local c='{.status.conditions[?(@.type=="DeclarationConflict")]'
+        [ "$(k get tenant "$1" -o "jsonpath=$c.status}")" = "$2" ] && [ "$(k get tenant "$1" -o "jsonpath=$c.message}")" = "$3" ] &&
+            { [ "$2" = False ] || k get events --field-selector "reason=DeclaredTwice,involvedObject.name=$1" | grep "$3$"; }
+    }
+    wait_until 10 told thief True "node thief-1: MAC address $A belongs to node red-1 of tenant default/red already"
+    wait_until 10 told red True "node red-1: its MAC address $A is also declared for node thief-1 of tenant default/thief, which is newer and not served"
+    k get tenant red -o json | jq -e '.status.conditions | map(.type) | contains(["Accepted", "ControlPlaneReady", "Ready"])'
+    [ -z "$(k get tenant blue -o 'jsonpath={.status.conditions[?(@.type=="DeclarationConflict")].type}')" ]
     power_on $A
     [[ $SCRIPT == *"red-1 boots"* ]]
     k delete tenant thief --timeout=30s
     gone() { ! jq -e '.nodes[] | select(.name == "thief-2")' "$WORK/a/netboot/plan.json"; }
     wait_until 10 gone
+    wait_until 10 told red False ""
+    wait_until 20 k wait --for=condition=ControlPlaneReady --timeout=1s tenant/red
 }
 
 @test "it answers without the admin API server, also after a restart" {

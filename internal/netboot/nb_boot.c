@@ -55,13 +55,14 @@ static struct span key(const struct dhcp_hw *hw) {
     return span_of(hw->b, hw->n);
 }
 
-struct nb_machine *nb_machine_find(struct netboot *nb, struct dhcp_hw hw) {
+struct nb_machine *nb_machine_find(const struct netboot *nb, struct dhcp_hw hw) {
     return map_get(&nb->machines, key(&hw));
 }
 
 static bool is_over(const struct nb_machine *m, uint64_t now_ns) {
     uint64_t last = m->loader_ns > m->script_ns ? m->loader_ns : m->script_ns;
-    return m->ticket_until_ns <= now_ns && now_ns - last > NB_BOOT_WINDOW_S * NS_PER_S;
+    return !m->has_uuid && m->ticket_until_ns <= now_ns &&
+           now_ns - last > NB_BOOT_WINDOW_S * NS_PER_S;
 }
 
 static void forget_old(struct netboot *nb) {
@@ -101,15 +102,52 @@ bool nb_peer_hw(const struct netboot *nb, uint32_t ip, struct dhcp_hw *ret) {
     return l != NULL;
 }
 
+const struct nb_node *nb_node_of(const struct netboot *nb, struct dhcp_hw hw) {
+    const struct nb_node *n = nb_plan_node_by_hw(nb->plan, hw);
+    const struct nb_machine *m = n || !nb->plan->by_uuid.n ? NULL : nb_machine_find(nb, hw);
+    return m && m->has_uuid ? nb_plan_node_by_uuid(nb->plan, m->uuid) : n;
+}
+
+/* So many NICs may one UUID have: whoever knows it must not fill the table. */
+static bool uuid_is_crowded(const struct netboot *nb, const uint8_t uuid[NB_UUID]) {
+    struct map_iter it = {0};
+    struct map_entry *en;
+    size_t n = 0;
+    while (map_next(&nb->machines, &it, &en)) {
+        const struct nb_machine *m = en->value;
+        n += m->has_uuid && memcmp(m->uuid, uuid, NB_UUID) == 0;
+    }
+    return n >= LIM_NB_MACS;
+}
+
+void nb_machine_learn(struct netboot *nb, struct dhcp_hw hw, struct span option97) {
+    bool is_uuid = option97.n == 1 + NB_UUID && option97.p[0] == 0;
+    const struct nb_node *n = is_uuid ? nb_plan_node_by_uuid(nb->plan, option97.p + 1) : NULL;
+    if (!n || nb_plan_node_by_hw(nb->plan, hw)) {
+        return;
+    }
+    const uint8_t *uuid = n->uuid[0]; /* one form of it, whichever was sent */
+    const struct nb_machine *known = nb_machine_find(nb, hw);
+    if ((known && known->has_uuid && memcmp(known->uuid, uuid, NB_UUID) == 0) ||
+        uuid_is_crowded(nb, uuid)) {
+        return;
+    }
+    struct nb_machine *m = nb_machine_get(nb, hw);
+    if (m) {
+        m->has_uuid = true;
+        memcpy(m->uuid, uuid, NB_UUID);
+    }
+}
+
 const struct nb_node *nb_target(const struct netboot *nb, const struct nb_network *net,
                                 struct dhcp_hw hw) {
-    const struct nb_node *n = nb_plan_node_by_hw(nb->plan, hw);
+    const struct nb_node *n = nb_node_of(nb, hw);
     return n ? n : net ? net->unknown : NULL;
 }
 
 void nb_node_name(const struct nb_node *n, struct dhcp_hw hw, char dst[NB_NODE_NAME]) {
     char mac[DHCP_HW_STR] = "";
-    if (!n->n_macs) {
+    if (!n->n_macs && !n->has_uuid) { /* a catch-all */
         dhcp_hw_format(hw, 0, mac);
     }
     IGNORE_ERR(str_put(dst, NB_NODE_NAME, mac[0] ? "%s-%s" : "%s%s", n->host.name, mac), "fits");

@@ -19,6 +19,7 @@ enum {
     DISCOVERS_WAITING = 512,
     DISCOVERS_ROUND = 64,
     PACKET_MAX = 2048,
+    AT_YIADDR = 16,
 };
 
 /* ---- answers ---- */
@@ -60,14 +61,18 @@ static struct nb_reply *reply_new(const struct nb_from *from, bool on_4011,
     return r;
 }
 
+static struct dhcp_hw hw_of(const struct dhcp_msg *m) {
+    struct dhcp_hw hw = {m->hlen, {0}};
+    memcpy(hw.b, m->chaddr, DHCP_HW_MAX);
+    return hw;
+}
+
 static void log_turn(const struct dhcp_msg *m, const struct dhcp_out *o) {
     char hw[DHCP_HW_STR], ip[DHCP_IP_STR];
-    struct dhcp_hw h = {m->hlen, {0}};
     if (log_get_level() > LOG_LVL_DEBUG) {
         return;
     }
-    memcpy(h.b, m->chaddr, DHCP_HW_MAX);
-    dhcp_hw_format(h, ':', hw);
+    dhcp_hw_format(hw_of(m), ':', hw);
     dhcp_ip_format(o->changed ? o->changed->ip : o->to_ip, ip);
     LOG_DEBUG("netboot", "dhcp", F_STR("in", dhcp_type_name(m->type)), F_STR("hw", hw),
               F_STR("ip", ip),
@@ -79,7 +84,7 @@ static void log_turn(const struct dhcp_msg *m, const struct dhcp_out *o) {
 
 static void log_bound(struct netboot *nb, const struct dhcp_msg *m, const struct dhcp_lease *l) {
     char hw[DHCP_HW_STR], ip[DHCP_IP_STR];
-    const struct nb_node *n = nb_plan_node_by_hw(nb->plan, l->hw);
+    const struct nb_node *n = nb_node_of(nb, l->hw);
     struct dhcp_client c = dhcp_client_of(m);
     if (c.stage == DHCP_STAGE_OS && !n) {
         return; /* thousands of unknown clients are a counter, not log lines */
@@ -96,13 +101,25 @@ static void log_bound(struct netboot *nb, const struct dhcp_msg *m, const struct
 static void remember_arch(struct netboot *nb, const struct dhcp_msg *m,
                           const struct dhcp_lease *l) {
     struct dhcp_client c = dhcp_client_of(m);
-    struct nb_machine *mc = c.has_arch && nb_plan_node_by_hw(nb->plan, l->hw)
-                                ? nb_machine_get(nb, l->hw)
-                            : c.has_arch ? nb_machine_find(nb, l->hw)
-                                         : NULL;
+    struct nb_machine *mc = c.has_arch && nb_node_of(nb, l->hw) ? nb_machine_get(nb, l->hw)
+                            : c.has_arch                        ? nb_machine_find(nb, l->hw)
+                                                                : NULL;
     if (mc) {
         mc->arch = c.arch;
         mc->has_arch = true;
+    }
+}
+
+/* A machine that nobody declared is at least shown. With the offer: firmware that is offered nothing to boot leaves it. */
+static void note_stranger(struct netboot *nb, const struct dhcp_msg *m, struct span offer) {
+    struct dhcp_client c = dhcp_client_of(m);
+    struct dhcp_hw hw = hw_of(m);
+    uint32_t ip = 0;
+    IGNORE_ERR(span_skip(&offer, AT_YIADDR) < 0 || span_be32(&offer, &ip) < 0, "our own message");
+    if (c.stage != DHCP_STAGE_OS && nb->on_boot &&
+        !nb_target(nb, nb_plan_network_of(nb->plan, ip), hw)) {
+        const struct nb_machine stranger = {.hw = hw, .arch = c.arch, .has_arch = c.has_arch};
+        nb->on_boot(nb->on_boot_ctx, &stranger, ip);
     }
 }
 
@@ -138,18 +155,19 @@ static void decide(struct netboot *nb, const struct nb_from *from, bool on_4011,
                          .on_4011 = on_4011,
                          .now_ns = loop_now(nb->l)};
     struct dhcp_out out = {.pkt = nb->dhcp_pkt};
+    nb_machine_learn(nb, hw_of(m), m->opt[DHCP_OPT_UUID]);
     dhcp_server_input(nb->dhcp, &in, &out);
     nb->dhcp_pkt = out.pkt;
     log_turn(m, &out);
     if (out.act == DHCP_PROBE) {
-        struct dhcp_hw hw = {m->hlen, {0}};
-        memcpy(hw.b, m->chaddr, DHCP_HW_MAX);
-        nb_probe(nb, out.probe_ip, out.probe_is_local, from, pkt, hw);
+        nb_probe(nb, out.probe_ip, out.probe_is_local, from, pkt, hw_of(m));
         return;
     }
     struct nb_reply *r = out.act == DHCP_SEND ? reply_new(from, on_4011, &out, local) : NULL;
     if (out.act == DHCP_SILENT) {
         nb->count.dhcp_silent++;
+    } else if (out.type == DHCP_OFFER) {
+        note_stranger(nb, m, buf_view(&out.pkt));
     }
     if (out.changed) {
         if (out.type == DHCP_ACK) {

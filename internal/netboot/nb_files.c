@@ -116,7 +116,7 @@ static int open_script(struct netboot *nb, struct dhcp_hw hw, bool grub, uint32_
     }
     if (nb_peer_hw(nb, peer_ip, &peer) && dhcp_hw_eq(peer, hw)) {
         char mac[DHCP_HW_STR];
-        const struct nb_node *n = nb_plan_node_by_hw(nb->plan, hw);
+        const struct nb_node *n = nb_node_of(nb, hw);
         dhcp_hw_format(hw, ':', mac);
         note(nb, hw, peer_ip, true);
         LOG_INFO("netboot", "boot script", F_STR("node", n ? n->host.name : "unknown"),

@@ -31,7 +31,9 @@ FUZZ(netboot_plan)(const uint8_t *p, size_t n) {
     struct err e = ERR_INIT;
     if (nb_plan_from_json(span_of(p, n), &plan, &e) == 0) {
         for (size_t i = 0; i < plan->n_nodes; i++) {
-            CHECK(nb_plan_node_by_hw(plan, plan->nodes[i]->macs[0]) == plan->nodes[i]);
+            const struct nb_node *own = plan->nodes[i];
+            CHECK(own->n_macs ? nb_plan_node_by_hw(plan, own->macs[0]) == own
+                              : nb_plan_node_by_uuid(plan, own->uuid[1]) == own);
         }
     }
     nb_plan_free(plan);

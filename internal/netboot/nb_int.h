@@ -151,11 +151,16 @@ struct nb_machine {
     uint16_t arch;                 /* of its firmware */
     bool has_arch;
     unsigned ticket_tries;
-    bool has_key;
+    bool has_key, has_uuid;
+    uint8_t uuid[NB_UUID];         /* that its firmware sent, when a node is declared by it */
 };
 /* NULL when the table is full and nothing can be forgotten. */
 struct nb_machine *nb_machine_get(struct netboot *nb, struct dhcp_hw hw);
-struct nb_machine *nb_machine_find(struct netboot *nb, struct dhcp_hw hw);
+struct nb_machine *nb_machine_find(const struct netboot *nb, struct dhcp_hw hw);
+/* The node that is declared with this hardware address, or with the UUID that its firmware sent. */
+const struct nb_node *nb_node_of(const struct netboot *nb, struct dhcp_hw hw);
+/* Remembers the UUID of a machine (option 97) whose hardware address no node names: later stages do not send it. */
+void nb_machine_learn(struct netboot *nb, struct dhcp_hw hw, struct span option97);
 /* What a machine boots: its node, or the network's catch-all, or NULL. */
 const struct nb_node *nb_target(const struct netboot *nb, const struct nb_network *net, struct dhcp_hw hw);
 /* Its declared name; for a catch-all "<name>-525400770001". */
@@ -206,7 +211,9 @@ void nb_join_request(struct http_req *r, void *ctx); /* of the HTTPS server */
 struct nb_hosts;
 struct kclient;
 struct kinformer;
-struct nb_hosts *nb_hosts_new(struct netboot *nb, struct kclient *c, const struct kinformer *hosts);
+struct kevents;
+struct nb_hosts *nb_hosts_new(struct netboot *nb, struct kclient *c, struct kevents *events,
+                              const struct kinformer *hosts);
 void nb_hosts_free(struct nb_hosts *h);
 
 struct netboot {
@@ -232,6 +239,7 @@ struct netboot {
     struct loop_io io_links;
     struct loop_timer links_timer;
     void (*on_boot)(void *ctx, const struct nb_machine *m, uint32_t ip); /* a machine fetched its script */
+    void (*on_waiting)(void *ctx, struct dhcp_hw hw); /* it may not join before somebody approves */
     void *on_boot_ctx;
     void (*on_leases)(void *ctx); /* a lease was made, ended or given back */
     void *on_leases_ctx;

@@ -121,7 +121,10 @@ static void on_boot(struct netboot *nb, struct http_req *r, const struct json *b
     const struct nb_network *net = nb_plan_network_of(nb->plan, ip);
     if (!n) {
         refuse(r, 404, "not declared");
-    } else if (net && net->needs_approval && !n->approved) {
+    } else if (net && net->needs_approval && !nb_plan_is_approved(nb->plan, n, hw)) {
+        if (nb->on_waiting) {
+            nb->on_waiting(nb->on_boot_ctx, hw);
+        }
         refuse(r, 503, "waits for approval: set spec.approved of its Host");
     } else if (!m || !m->script_ns ||
                loop_now(nb->l) - m->script_ns > NB_BOOT_WINDOW_S * NS_PER_S) {

@@ -269,6 +269,7 @@ static void rebuild(struct loop_timer *t) {
     add_images(&m);
     each(k->networks, &m, add_network);
     each(k->tenants, &m, nb_kube_add_nodes);
+    each(k->hosts, &m, nb_kube_add_approved);
     json_write(m.root, JSON_PRETTY, &text);
     nb_kube_tell_conflicts(&m);
     json_doc_free(m.d);
@@ -365,7 +366,7 @@ int netboot_kube_start(struct netboot *nb, struct kclient *admin, struct keyclie
     k->tenants = informer(k, "tenants");
     k->images = informer(k, "images");
     k->hosts = informer(k, "hosts");
-    k->seen = nb_hosts_new(nb, admin, k->hosts);
+    k->seen = nb_hosts_new(nb, admin, k->events, k->hosts);
     *ret = k;
     return 0;
 }

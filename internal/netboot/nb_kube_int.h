@@ -41,6 +41,7 @@ void nb_making_copy(struct making *m, struct json *to, const char *key, const st
 /* ---- nodes (nb_kube_nodes.c) ---- */
 
 void nb_kube_add_nodes(struct making *m, const struct json *tenant);
+void nb_kube_add_approved(struct making *m, const struct json *host); /* its addresses, when a person confirmed it */
 /* [{code|name, value}] of the API → {"code": value} of the plan; later ones win. */
 void nb_kube_put_options(struct making *m, struct json *to, const struct json *list);
 void nb_kube_put_catch_all(struct making *m, struct json *o, const struct json *net);

@@ -267,25 +267,47 @@ static void put_target(struct making *m, struct json *o, const struct json *tena
     }
 }
 
-/* Is one of these MAC addresses that of an approved Host? */
-static bool is_approved(const struct making *m, const struct json *macs) {
+/* A node declared by UUID has the hardware addresses of the Hosts that were seen with it, so that its operating system,
+ * which does not send the UUID, is known after a restart of the boot service, too. */
+static void put_macs(struct making *m, struct json *o, const struct json *node) {
+    uint8_t want[NB_UUID], uuid[NB_UUID];
     struct map_iter it = {0};
     struct json *host;
+    nb_making_copy(m, o, "macs", node, "macs");
+    nb_making_copy(m, o, "uuid", node, "uuid");
+    if (nb_uuid_parse(json_span(json_get(node, "uuid")), want) < 0) {
+        return;
+    }
     while (kinformer_next(m->k->hosts, &it, &host)) {
-        if (!json_bool_at(host, false, "spec", "approved")) {
+        if (nb_uuid_parse(json_span(json_at(host, "spec", "uuid")), uuid) < 0 ||
+            memcmp(uuid, want, NB_UUID) != 0) {
             continue;
         }
-        JSON_EACH(it2, a, json_at(host, "spec", "macs")) {
-            JSON_EACH(it3, b, macs) {
-                struct dhcp_hw x, y;
-                if (dhcp_hw_parse(json_span(a), &x) == 0 && dhcp_hw_parse(json_span(b), &y) == 0 &&
-                    dhcp_hw_eq(x, y)) {
-                    return true;
-                }
+        JSON_EACH(it2, mac, json_at(host, "spec", "macs")) {
+            struct json *macs = json_need_arr(m->d, o, "macs");
+            bool known = json_len(macs) >= LIM_NB_MACS;
+            JSON_EACH(it3, other, macs) {
+                known |= json_eq(other, mac);
+            }
+            struct dhcp_hw hw;
+            if (!known && dhcp_hw_parse(json_span(mac), &hw) == 0 &&
+                !nb_plan_node_by_hw(m->plan, hw)) {
+                json_push(macs, json_copy(m->d, mac));
             }
         }
     }
-    return false;
+}
+
+void nb_kube_add_approved(struct making *m, const struct json *host) {
+    struct err e = ERR_INIT;
+    if (!json_bool_at(host, false, "spec", "approved")) {
+        return;
+    }
+    JSON_EACH(it, mac, json_at(host, "spec", "macs")) {
+        if (!nb_making_add(m, "approved", json_copy(m->d, mac), &e)) {
+            nb_kube_warn(m->k, host, "NotServed", e.msg);
+        }
+    }
 }
 
 static void add_conflict(struct making *m, const struct json *tenant, const char *text) {
@@ -339,11 +361,8 @@ void nb_kube_add_nodes(struct making *m, const struct json *tenant) {
             struct err e = ERR_INIT;
             struct json *o = json_new_obj(m->d);
             nb_making_copy(m, o, "name", node, "name");
-            nb_making_copy(m, o, "macs", node, "macs");
+            put_macs(m, o, node);
             nb_making_copy(m, o, "ip", node, "ip");
-            if (is_approved(m, json_get(node, "macs"))) {
-                json_set_bool(m->d, o, "approved", true);
-            }
             put_target(m, o, tenant, pool, node);
             if (!nb_making_add(m, "nodes", o, &e)) {
                 if (e.code == ERR_EXISTS) {

@@ -1,6 +1,8 @@
 /* The plan: networks, machines and images in memory, with the maps by which DHCP finds them. */
 #include "internal/netboot/netboot.h"
 
+#include "internal/base/rand.h"
+
 #include <stdlib.h>
 
 struct nb_plan *nb_plan_new(void) {
@@ -13,6 +15,8 @@ void nb_plan_free(struct nb_plan *p) {
     if (p) {
         map_fini(&p->by_hw);
         map_fini(&p->by_ip);
+        map_fini(&p->by_uuid);
+        map_fini(&p->approved);
         map_fini(&p->image_by_name);
         free(p->networks);
         free(p->nodes);
@@ -24,6 +28,9 @@ void nb_plan_free(struct nb_plan *p) {
 
 static struct span hw_key(const struct dhcp_hw *hw) {
     return span_of(hw->b, hw->n);
+}
+static struct span uuid_key(const uint8_t uuid[NB_UUID]) {
+    return span_of(uuid, NB_UUID);
 }
 static struct span ip_key(const uint32_t *ip) {
     return span_of(ip, sizeof(*ip));
@@ -160,9 +167,9 @@ static int check_node(const struct nb_plan *p, const struct nb_node *n, struct e
         return err_set(e, ERR_INVALID, "node \"%s\": not a DNS name in lower case",
                        n->host.name ? n->host.name : "");
     }
-    if (n->n_macs == 0 || n->n_macs > LIM_NB_MACS) {
-        return err_set(e, ERR_INVALID, "node %s: needs 1 to %d MAC addresses", n->host.name,
-                       LIM_NB_MACS);
+    if ((n->n_macs == 0 && !n->has_uuid) || n->n_macs > LIM_NB_MACS) {
+        return err_set(e, ERR_INVALID, "node %s: needs 1 to %d MAC addresses, or a UUID",
+                       n->host.name, LIM_NB_MACS);
     }
     if (!args_ok(n->args)) {
         return err_set(e, ERR_INVALID,
@@ -174,6 +181,12 @@ static int check_node(const struct nb_plan *p, const struct nb_node *n, struct e
         if (other) {
             dhcp_hw_format(n->macs[i], ':', text);
             return belongs_to(n, "MAC address", text, other, e);
+        }
+    }
+    for (size_t i = 0; i < ARRAY_LEN(n->uuid) && n->has_uuid; i++) {
+        const struct nb_node *other = map_get(&p->by_uuid, uuid_key(n->uuid[i]));
+        if (other) {
+            return belongs_to(n, "the", "UUID", other, e);
         }
     }
     if (n->host.ip) {
@@ -223,6 +236,9 @@ int nb_plan_add_node(struct nb_plan *p, const struct nb_node *from, struct err *
     for (size_t i = 0; i < n->n_macs; i++) {
         map_put(&p->by_hw, hw_key(&n->macs[i]), n);
     }
+    for (size_t i = 0; i < ARRAY_LEN(n->uuid) && n->has_uuid; i++) {
+        map_put(&p->by_uuid, uuid_key(n->uuid[i]), n);
+    }
     if (n->host.ip) {
         map_put(&p->by_ip, ip_key(&n->host.ip), n);
     }
@@ -234,6 +250,49 @@ const struct nb_node *nb_plan_node_by_hw(const struct nb_plan *p, struct dhcp_hw
 }
 const struct nb_node *nb_plan_node_by_ip(const struct nb_plan *p, uint32_t ip) {
     return map_get(&p->by_ip, ip_key(&ip));
+}
+
+const struct nb_node *nb_plan_node_by_uuid(const struct nb_plan *p, const uint8_t uuid[NB_UUID]) {
+    return map_get(&p->by_uuid, uuid_key(uuid));
+}
+
+int nb_uuid_parse(struct span s, uint8_t ret[NB_UUID]) {
+    AUTO(buf) struct buf text = BUF_INIT(2 * NB_UUID), raw = BUF_INIT(NB_UUID);
+    size_t same = 0;
+    for (size_t i = 0; i < s.n; i++) {
+        bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+        if ((s.p[i] == '-') != dash) {
+            return -ERR_INVALID;
+        }
+        if (!dash) {
+            buf_u8(&text, s.p[i]);
+        }
+    }
+    if (s.n != 2 * NB_UUID + 4 || hex_decode(&raw, buf_view(&text)) < 0 || raw.n != NB_UUID) {
+        return -ERR_INVALID;
+    }
+    memcpy(ret, raw.p, NB_UUID);
+    for (size_t i = 0; i < NB_UUID; i++) {
+        same += ret[i] == ret[0];
+    }
+    return same == NB_UUID && (ret[0] == 0 || ret[0] == 0xff) ? -ERR_INVALID : 0;
+}
+
+int nb_plan_approve(struct nb_plan *p, struct dhcp_hw hw, struct err *e) {
+    struct span key = arena_copy(&p->arena, hw_key(&hw));
+    if (!key.p || p->approved.n >= LIM_NB_NODES) {
+        return err_set(e, ERR_LIMIT, "more than %d approved machines", LIM_NB_NODES);
+    }
+    map_put(&p->approved, key, p);
+    return 0;
+}
+
+bool nb_plan_is_approved(const struct nb_plan *p, const struct nb_node *n, struct dhcp_hw hw) {
+    bool yes = n->approved || map_get(&p->approved, hw_key(&hw));
+    for (size_t i = 0; i < n->n_macs && !yes; i++) {
+        yes = map_get(&p->approved, hw_key(&n->macs[i])) != NULL;
+    }
+    return yes;
 }
 
 /* ---- networks ---- */

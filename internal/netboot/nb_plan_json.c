@@ -167,7 +167,7 @@ static int read_node(struct nb_plan *p, struct arena *tmp, const struct json *v,
                      const struct where *w, struct err *e) {
     static const char *const known[] = {"name",     "macs",     "ip",      "image",
                                         "args",     "tenant",   "options", "reloadIPXE",
-                                        "document", "approved", NULL};
+                                        "document", "approved", "uuid",    NULL};
     struct nb_node n = {0};
     int rc = check_members(v, known, w, e);
     if (rc < 0 || (rc = get_str(v, "name", &n.host.name, w, e)) < 0 ||
@@ -181,8 +181,30 @@ static int read_node(struct nb_plan *p, struct arena *tmp, const struct json *v,
         }
         n.n_macs++;
     }
+    const struct json *uuid = json_get(v, "uuid");
+    if (uuid) {
+        if (nb_uuid_parse(json_span(uuid), n.uuid[0]) < 0) {
+            return bad(w, "uuid", "not a UUID that tells machines apart", e);
+        }
+        static const uint8_t swapped[NB_UUID] = {3, 2, 1,  0,  5,  4,  7,  6,
+                                                 8, 9, 10, 11, 12, 13, 14, 15};
+        for (size_t i = 0; i < NB_UUID; i++) {
+            n.uuid[1][i] = n.uuid[0][swapped[i]];
+        }
+        n.has_uuid = true;
+    }
     rc = read_target(p, tmp, v, &n, w, e);
     return rc < 0 ? rc : nb_plan_add_node(p, &n, e);
+}
+
+static int read_approved(struct nb_plan *p, struct arena *tmp, const struct json *v,
+                         const struct where *w, struct err *e) {
+    struct dhcp_hw hw;
+    (void)tmp;
+    if (dhcp_hw_parse(json_span(v), &hw) < 0) {
+        return err_set(e, ERR_INVALID, "%s[%zu]: not a MAC address", w->list, w->i);
+    }
+    return nb_plan_approve(p, hw, e);
 }
 
 static int read_network(struct nb_plan *p, struct arena *tmp, const struct json *v,
@@ -263,7 +285,10 @@ int nb_plan_add_json(struct nb_plan *p, const char *list, size_t i, const struct
         const char *list;
         int (*read)(struct nb_plan *p, struct arena *tmp, const struct json *v,
                     const struct where *w, struct err *e);
-    } lists[] = {{"images", read_image}, {"networks", read_network}, {"nodes", read_node}};
+    } lists[] = {{"images", read_image},
+                 {"networks", read_network},
+                 {"nodes", read_node},
+                 {"approved", read_approved}};
     const struct where w = {list, i};
     for (size_t k = 0; k < ARRAY_LEN(lists); k++) {
         if (str_eq(list, lists[k].list)) {
@@ -277,7 +302,7 @@ int nb_plan_add_json(struct nb_plan *p, const char *list, size_t i, const struct
 }
 
 static int read_plan(struct nb_plan *p, const struct json *root, struct err *e) {
-    static const char *const known[] = {"images", "networks", "nodes",
+    static const char *const known[] = {"images", "networks", "nodes", "approved",
                                         NULL}; /* in the order of their references */
     const struct where top = {"plan", 0};
     int rc = check_members(root, known, &top, e);

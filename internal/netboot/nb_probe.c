@@ -55,8 +55,8 @@ static void conflict(struct probe *p, const char *who) {
 
 /* The asker itself, or another NIC of its machine, may still hold the address: that is no conflict. */
 static bool same_machine(const struct probe *p, struct dhcp_hw hw) {
-    const struct nb_node *a = nb_plan_node_by_hw(p->nb->plan, p->asker);
-    return dhcp_hw_eq(hw, p->asker) || (a && a == nb_plan_node_by_hw(p->nb->plan, hw));
+    const struct nb_node *a = nb_node_of(p->nb, p->asker);
+    return dhcp_hw_eq(hw, p->asker) || (a && a == nb_node_of(p->nb, hw));
 }
 
 static void arp_readable(struct loop_io *io, uint32_t events) {

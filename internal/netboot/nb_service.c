@@ -13,7 +13,7 @@
 static const struct dhcp_host *host_by_hw(void *ctx, const struct dhcp_subnet *sn,
                                           struct dhcp_hw hw) {
     const struct netboot *nb = ctx;
-    const struct nb_node *n = nb_plan_node_by_hw(nb->plan, hw);
+    const struct nb_node *n = nb_node_of(nb, hw);
     (void)sn;
     return n ? &n->host : NULL;
 }
@@ -204,7 +204,7 @@ static void add_lease(void *ctx, const struct dhcp_lease *l) {
     struct lease_list *ll = ctx;
     char text[DHCP_HW_STR];
     uint64_t now = loop_now(ll->nb->l);
-    const struct nb_node *n = nb_plan_node_by_hw(ll->nb->plan, l->hw);
+    const struct nb_node *n = nb_node_of(ll->nb, l->hw);
     struct json *o = json_new_obj(ll->d);
     dhcp_ip_format(l->ip, text);
     json_set_str(ll->d, o, "ip", text);

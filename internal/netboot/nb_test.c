@@ -3,6 +3,8 @@
 #include "internal/netboot/nb_test.h"
 #include "internal/t/t.h"
 
+#include <stdlib.h>
+
 /* ---- names ---- */
 
 TEST(netboot, names_are_cleaned_or_refused) {
@@ -45,6 +47,8 @@ TEST(netboot, property_clean_names_stay_below) {
     "24\",\"range\":{\"start\":\"10.0.0.10\",\"end\":\"10.0.0.20\"}}"
 #define NODE(more) "{\"name\":\"a\",\"macs\":[\"02:00:00:00:00:01\"]" more "}"
 
+#define UUID(digit) "\"uuid\":\"00112233-4455-6677-8899-aabbccddeef" digit "\""
+
 TEST(netboot, plans_as_json) {
     static const struct {
         const char *text, *why; /* NULL: accepted */
@@ -67,6 +71,14 @@ TEST(netboot, plans_as_json) {
         {"{\"nodes\":[" NODE(",\"image\":\"none\"") "]}", "nodes[0].image: no such image"},
         {"{\"nodes\":[{\"name\":\"A\",\"macs\":[\"02:00:00:00:00:01\"]}]}", "not a DNS name"},
         {"{\"nodes\":[{\"name\":\"a\",\"macs\":[]}]}", "MAC addresses"},
+        {"{\"nodes\":[{\"name\":\"a\"," UUID("1") "}]}", NULL},
+        {"{\"nodes\":[{\"name\":\"a\"," UUID("1") "},{\"name\":\"b\"," UUID("1") "}]}",
+         "node b: the UUID belongs to node a already"},
+        {"{\"nodes\":[{\"name\":\"a\"," UUID("g") "}]}", "nodes[0].uuid: not a UUID"},
+        {"{\"nodes\":[{\"name\":\"a\",\"uuid\":\"00000000-0000-0000-0000-000000000000\"}]}",
+         "not a UUID that tells machines apart"},
+        {"{\"approved\":[\"02:00:00:00:00:01\"]}", NULL},
+        {"{\"approved\":[\"me\"]}", "approved[0]: not a MAC address"},
         {"{\"nodes\":[" NODE(",\"args\":\"x\\nboot\"") "]}", "no boot script can carry"},
         {"{\"nodes\":[" NODE(",\"args\":\"${evil}\"") "]}", "no boot script can carry"},
         {"{\"images\":[{\"name\":\"i\",\"kernel\":\"/etc/passwd\"}]}", "plain paths"},
@@ -152,4 +164,49 @@ TEST(netboot, machines_of_the_catch_all_have_names_of_their_own) {
     ASSERT_STREQ("a", name);
     nb_node_name(&any, mac_1, name);
     ASSERT_STREQ("spare-020000000001", name);
+}
+
+TEST(netboot, machines_are_known_by_the_uuid_of_their_firmware) {
+    static const uint8_t sent[] = {0,    0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66,
+                                   0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xf1},
+                         plain[] = {0,    0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77,
+                                    0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xf1};
+    struct netboot *nb = with_plan("{\"nodes\":[" NODE("") ",{\"name\":\"b\"," UUID("1") "}]}");
+    char name[NB_NODE_NAME];
+    ASSERT_NULL(nb_node_of(nb, mac_2));
+    nb_machine_learn(nb, mac_2, span_of(plain, 16)); /* cut short */
+    ASSERT_NULL(nb_node_of(nb, mac_2));
+    nb_machine_learn(nb, mac_2, span_of(sent, sizeof(sent)));
+    ASSERT_STREQ("b", nb_node_of(nb, mac_2)->host.name);
+    nb_node_name(nb_node_of(nb, mac_2), mac_2, name);
+    ASSERT_STREQ("b", name);
+    nb_machine_learn(nb, mac_1,
+                     span_of(plain, sizeof(plain))); /* declared by its address: stays that */
+    ASSERT_STREQ("a", nb_node_of(nb, mac_1)->host.name);
+    for (uint8_t i = 3; i < 100; i++) { /* so many NICs no machine has */
+        nb_machine_learn(nb, (struct dhcp_hw){6, {2, 0, 0, 0, 0, i}},
+                         span_of(plain, sizeof(plain)));
+    }
+    ASSERT_EQ(LIM_NB_MACS, nb->machines.n);
+    struct map_iter it = {0};
+    struct map_entry *en;
+    while (map_next(&nb->machines, &it, &en)) {
+        free(en->value);
+    }
+    map_fini(&nb->machines);
+    nb_plan_free(nb->plan);
+    auto_free_(&nb);
+}
+
+TEST(netboot, approval_of_one_nic_is_that_of_the_machine) {
+    struct netboot *nb = with_plan(
+        "{\"networks\":[{\"name\":\"n\",\"cidr\":\"10.0.0.0/24\",\"catchAll\":{}}],"
+        "\"nodes\":[{\"name\":\"a\",\"macs\":[\"02:00:00:00:00:01\",\"02:00:00:00:00:02\"]}],"
+        "\"approved\":[\"02:00:00:00:00:02\",\"02:00:00:00:00:03\"]}");
+    const struct nb_node *a = nb->plan->nodes[0], *any = nb->plan->networks[0].unknown;
+    ASSERT(nb_plan_is_approved(nb->plan, a, mac_1));
+    ASSERT(nb_plan_is_approved(nb->plan, any, (struct dhcp_hw){6, {2, 0, 0, 0, 0, 3}}));
+    ASSERT(!nb_plan_is_approved(nb->plan, any, (struct dhcp_hw){6, {2, 0, 0, 0, 0, 4}}));
+    nb_plan_free(nb->plan);
+    auto_free_(&nb);
 }

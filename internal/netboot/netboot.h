@@ -47,10 +47,13 @@ struct nb_image {
 
 enum nb_ra { NB_RA_QUIET /* "no router here": ends iPXE's wait, changes nothing else */, NB_RA_OFF };
 
+enum { NB_UUID = 16 };
 struct nb_node {
     struct dhcp_host host; /* name and address */
     struct dhcp_hw macs[LIM_NB_MACS];
-    size_t n_macs;
+    size_t n_macs;         /* may be 0 with a UUID */
+    bool has_uuid;
+    uint8_t uuid[2][NB_UUID]; /* as it is written, and with its first three fields swapped, as most firmware sends it */
     const struct nb_image *image; /* NULL: declared, but nothing to boot */
     const char *args;
     const char *tenant_ns, *tenant;  /* NULL: belongs to no tenant; gets no boot document */
@@ -87,7 +90,8 @@ struct nb_plan {
     size_t n_nodes;
     struct nb_image **images;
     size_t n_images;
-    struct map by_hw, by_ip, image_by_name;
+    struct map by_hw, by_ip, by_uuid, image_by_name;
+    struct map approved; /* hardware addresses that a person confirmed */
 };
 
 struct nb_plan *nb_plan_new(void);
@@ -99,11 +103,18 @@ NODISCARD int nb_plan_add_network(struct nb_plan *p, const struct nb_network *n,
 NODISCARD int nb_plan_add_node(struct nb_plan *p, const struct nb_node *n, struct err *e);
 const struct nb_image *nb_plan_image(const struct nb_plan *p, const char *name);
 const struct nb_node *nb_plan_node_by_hw(const struct nb_plan *p, struct dhcp_hw hw);
+/* By the SMBIOS UUID as DHCP option 97 carries it. */
+const struct nb_node *nb_plan_node_by_uuid(const struct nb_plan *p, const uint8_t uuid[NB_UUID]);
+/* "11112222-3333-4444-5555-666677778888"; -ERR_INVALID also for one that firmware without a UUID sends (all 00 or ff). */
+NODISCARD int nb_uuid_parse(struct span s, uint8_t ret[NB_UUID]);
+NODISCARD int nb_plan_approve(struct nb_plan *p, struct dhcp_hw hw, struct err *e);
+/* Was this machine, by itself or as one of the node's NICs, confirmed by a person? */
+bool nb_plan_is_approved(const struct nb_plan *p, const struct nb_node *n, struct dhcp_hw hw);
 const struct nb_node *nb_plan_node_by_ip(const struct nb_plan *p, uint32_t ip);
 const struct nb_network *nb_plan_network_of(const struct nb_plan *p, uint32_t ip);
 /* Defaults of a network: lease 10 min, offer 60 s, quarantine 1 h, probing on. */
 void nb_network_init(struct nb_network *n);
-/* Adds one member of a list ("images", "networks" or "nodes") of the JSON form; i is for messages. */
+/* Adds one member of a list ("images", "networks", "nodes" or "approved") of the JSON form; i is for messages. */
 NODISCARD int nb_plan_add_json(struct nb_plan *p, const char *list, size_t i, const struct json *v, struct err *e);
 /* From a JSON document (docs/netboot.md): the whole plan, or the reason why not. */
 NODISCARD int nb_plan_from_json(struct span text, struct nb_plan **ret, struct err *e);

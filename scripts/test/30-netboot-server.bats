@@ -64,12 +64,12 @@ planned() { jq -e --arg n "$1" '.nodes[] | select(.name == $n) | .document.tenan
 client() { nsenter --net="/run/netns/$CLI" -- "$@"; }
 post() { client curl -sk --max-time 5 -d "$2" "https://10.88.0.1:8070/v1/$1"; }
 
-# power_on MAC: lease and boot script, as iPXE gets them; sets ADDR and SCRIPT.
+# power_on MAC: lease and boot script, as iPXE gets them, with $UUID_OPTION; sets ADDR and SCRIPT.
 power_on() {
     ip -n "$CLI" addr flush dev cli
     ip -n "$CLI" link set cli down address "$1" up
     sleep 0.2
-    ADDR=$(client busybox udhcpc -i cli -f -q -n -t 5 -T 1 -s /bin/true -V PXEClient:Arch:00000:UNDI:002001 -x 93:0000 2>&1 |
+    ADDR=$(client busybox udhcpc -i cli -f -q -n -t 5 -T 1 -s /bin/true -V PXEClient:Arch:00000:UNDI:002001 -x 93:0000 ${UUID_OPTION-} 2>&1 |
         sed -n 's/.*lease of \([0-9.]*\) obtained.*/\1/p')
     [ -n "$ADDR" ] || return 1
     ip -n "$CLI" addr add "$ADDR/24" dev cli
@@ -185,6 +185,50 @@ OBJECT
     recognised() { [ "$(k get host by-hand -o 'jsonpath={.status.node}')" = blue-1 ]; }
     wait_until 10 recognised
     ! k get host mac-02-00-00-00-0b-01
+}
+
+@test "a machine that nobody declared is shown as a Host" {
+    ! power_on 02:00:00:00:dd:01 # an address, but no script
+    [[ $ADDR == 10.88.0.1[0-2]? ]]
+    shown() { [ "$(k get host mac-02-00-00-00-dd-01 -o 'jsonpath={.spec.purpose} {.spec.macs[0]} {.status.addresses[0]} {.status.firmware}')" = "spare 02:00:00:00:dd:01 $ADDR bios" ]; }
+    wait_until 10 shown || { k get hosts -o yaml; false; }
+}
+
+@test "where approval is demanded a machine waits for it, also one of the catch-all" {
+    k patch network rack --type=merge -p '{"spec": {"trust": "approve", "catchAll": {"tenant": "blue", "pool": "p"}}}'
+    trusts() { jq -e --arg t "$1" '.networks[0].trust == $t' "$WORK/a/netboot/plan.json"; }
+    wait_until 10 trusts approve
+    for mac in $B 02:00:00:00:dd:01; do
+        power_on $mac
+        [[ $(post boot "{\"mac\": \"$mac\"}") == *"waits for approval"* ]]
+    done
+    waits() { k get events --field-selector reason=WaitsForApproval -o 'jsonpath={.items[*].involvedObject.name}' -A | grep -w "$1"; }
+    wait_until 10 waits by-hand
+    wait_until 10 waits mac-02-00-00-00-dd-01
+    k patch host mac-02-00-00-00-dd-01 --type=merge -p '{"spec": {"approved": true}}'
+    k get hosts | grep 'mac-02-00-00-00-dd-01 *spare *true'
+    approved() { jq -e '.approved == ["02:00:00:00:dd:01"]' "$WORK/a/netboot/plan.json"; }
+    wait_until 10 approved
+    [ "$(post boot '{"mac": "02:00:00:00:dd:01"}' | jq -r .hostname)" = p-02000000dd01 ]
+    power_on $B
+    [[ $(post boot "{\"mac\": \"$B\"}") == *"waits for approval"* ]]
+    k patch network rack --type=merge -p '{"spec": {"trust": "mac", "catchAll": null}}'
+    wait_until 10 trusts mac
+}
+
+@test "a node declared by UUID is known by it, then by the address it was seen with" {
+    k patch tenant blue --type=json -p '[{"op": "add", "path": "/spec/pools/0/nodes/-", "value":
+        {"name": "blue-2", "uuid": "11112222-3333-4444-5555-666677778888", "ip": "10.88.0.22"}}]'
+    wait_until 10 planned blue-2
+    UUID_OPTION="-x 97:0022221111333344445555666677778888" power_on 02:00:00:00:ee:01 # as firmware sends it
+    [ "$ADDR" = 10.88.0.22 ] && [[ $SCRIPT == *"blue-2 boots"* ]]
+    [ "$(post boot '{"mac": "02:00:00:00:ee:01"}' | jq -r .hostname)" = blue-2 ]
+    learnt() { jq -e '.nodes[] | select(.name == "blue-2") | .macs == ["02:00:00:00:ee:01"]' "$WORK/a/netboot/plan.json"; }
+    wait_until 10 learnt
+    kill -KILL "$(role_pids netboot)"
+    sleep 0.5
+    power_on 02:00:00:00:ee:01 # without it, as an operating system
+    [ "$ADDR" = 10.88.0.22 ] && [[ $SCRIPT == *"blue-2 boots"* ]]
 }
 
 @test "it runs without privileges, as a user of its own" {

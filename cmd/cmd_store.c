@@ -34,11 +34,9 @@ static int open_store(struct daemon *d, struct err *e) {
         return err_wrap(e, "--data-dir %s", f->data_dir);
     }
     d->foreign_dir = fstat(dir, &st) < 0 || st.st_uid != geteuid();
-    size_t bytes = (size_t)f->max_bytes + store_listen_extra_bytes(f);
     const struct store_opts so = {.quota_bytes = (uint64_t)f->quota,
                                   .max_txn_ops = (uint32_t)f->max_ops,
-                                  .max_request_bytes =
-                                      bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX,
+                                  .max_request_bytes = (uint32_t)f->max_bytes,
                                   .cache_bytes = 2 << 20};
     rc = store_open(d->role.l, dir, "store.db", &so, &d->st, e);
     return rc < 0 ? err_wrap(e, "--data-dir %s", f->data_dir) : 0;

@@ -313,15 +313,6 @@ static int listen_namespaces(struct store_listen *s, struct err *e) {
     return rc;
 }
 
-size_t store_listen_extra_bytes(const struct store_flags *f) {
-    size_t longest = 0;
-    for (size_t i = 0; i < f->ns.n; i++) {
-        size_t n = strlen(f->ns.v[i]);
-        longest = n > longest ? n : longest;
-    }
-    return longest ? (size_t)f->max_bytes / 2 * longest : 0; /* a key of one byte takes two */
-}
-
 /* ---- life ---- */
 
 int store_listen_new(struct loop *l, const struct store_flags *f, struct storesrv *srv,

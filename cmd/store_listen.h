@@ -11,8 +11,6 @@ struct store_listen;
 /* Opens every address the flags name and serves `srv` there. `l`, `f` and `srv` are borrowed. */
 NODISCARD int store_listen_new(struct loop *l, const struct store_flags *f, struct storesrv *srv,
                                struct store_listen **ret, struct err *e);
-/* The namespaces' prefixes make keys longer than the requests that carry them. */
-size_t store_listen_extra_bytes(const struct store_flags *f);
 /* Reads certificates, keys and CAs again; what cannot be read leaves everything as it was. */
 NODISCARD int store_listen_reload(struct store_listen *s, struct err *e);
 /* No new connections or calls; `done` when the open calls have ended, or after grace. */

@@ -143,6 +143,7 @@ struct store_txn {
     int64_t rev; /* result: header revision (that of the change, or the current one) */
     bool failed; /* a builder ran out of its limit; store_txn refuses */
     bool kept;
+    bool checked; /* its form has been found good: it is not looked at again */
     struct list link; /* the owner's, before and after store_txn */
 };
 

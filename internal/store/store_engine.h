@@ -38,8 +38,9 @@ NODISCARD int store_get(struct store *s, struct span key, struct arena *a, struc
 
 /* ---- writing ---- */
 
-/* What store_txn would refuse without looking at any key: too large, too many operations, keys missing or given twice. */
-NODISCARD int store_txn_check(const struct store *s, const struct store_txn *t, struct err *e);
+/* What store_txn would refuse without looking at any key: too large, too many operations, keys missing or given twice.
+ * What passes may change keys afterwards: its form is not looked at again. */
+NODISCARD int store_txn_check(const struct store *s, struct store_txn *t, struct err *e);
 
 /* ---- leases ---- */
 

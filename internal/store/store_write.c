@@ -516,10 +516,13 @@ static int run_read_only(struct store *s, struct wr *w) {
     return rc;
 }
 
-int store_txn_check(const struct store *s, const struct store_txn *t, struct err *e) {
-    return t->failed || body_bytes(&t->body) > s->o.max_request_bytes
-               ? err_pub(e, ERR_INVALID, STORE_E_TOO_LARGE)
-               : body_check(&t->body, s->o.max_txn_ops, e);
+int store_txn_check(const struct store *s, struct store_txn *t, struct err *e) {
+    if (t->failed || (!t->checked && body_bytes(&t->body) > s->o.max_request_bytes)) {
+        return err_pub(e, ERR_INVALID, STORE_E_TOO_LARGE);
+    }
+    int rc = t->checked ? 0 : body_check(&t->body, s->o.max_txn_ops, e);
+    t->checked = rc == 0;
+    return rc;
 }
 
 void engine_txn(struct store *s, struct store_txn *own_txn, store_txn_done *done, void *ctx) {

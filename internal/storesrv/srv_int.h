@@ -150,7 +150,7 @@ void auth_role_revoke(struct rpc *c, struct span m);
 /* Is the caller allowed to? 0 or an error; always 0 while authentication is off. */
 NODISCARD int auth_range(struct rpc *c, struct span key, struct span end, bool write,
                          struct err *e);
-NODISCARD int auth_txn(struct rpc *c, const struct store_txn *t, struct err *e);
+NODISCARD int auth_txn(struct rpc *c, struct store_txn *t, struct err *e);
 NODISCARD int auth_admin(struct rpc *c, struct err *e);
 NODISCARD int auth_any(struct rpc *c, struct err *e); /* anybody with a name */
 /* Every key of the lease (the store's id). */

@@ -110,8 +110,8 @@ static void submit(struct rpc *c, struct store_txn *t, int rc, size_t n, struct 
         rc = err_set(e, ERR_INVALID, "%s", STORE_E_TOO_LARGE);
         e->pub = STORE_E_TOO_LARGE;
     }
-    if (rc == 0 && c->ns) {
-        ns_body_in(c->ns, &t->a, &t->body);
+    if (rc == 0) {
+        rc = ns_txn_in(c, t, e);
     }
     if (rc == 0) {
         rc = auth_txn(c, t, e);

@@ -279,10 +279,7 @@ static void changed(void *ctx, struct store_txn *t, int rc, const struct err *e)
 
 static void submit(struct rpc *c, struct store_txn *x) {
     struct err e = ERR_INIT;
-    if (c->ns) {
-        ns_body_in(c->ns, &x->a, &x->body);
-    }
-    if (auth_txn(c, x, &e) < 0) {
+    if (ns_txn_in(c, x, &e) < 0 || auth_txn(c, x, &e) < 0) {
         store_txn_free(x);
         fail(c, &e);
         return;

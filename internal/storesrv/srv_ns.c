@@ -176,30 +176,47 @@ int64_t ns_lease(const struct srv_ns *ns, int64_t id) {
     return ns && id ? id ^ ns->mask : id;
 }
 
-static void ops_in(const struct srv_ns *ns, struct arena *a, struct store_ops *o) {
+static void body_in(const struct srv_ns *ns, struct store_txn *t, struct store_body *b);
+
+static void key_in(const struct srv_ns *ns, struct store_txn *t, struct span *key,
+                   struct span *end) {
+    ns_range_in(ns, &t->a, key, end);
+    t->failed = t->failed || !key->n; /* there was one: the form has been checked */
+}
+
+static void ops_in(const struct srv_ns *ns, struct store_txn *t, struct store_ops *o) {
+    struct span none = SPAN_EMPTY;
     for (size_t i = 0; i < o->n; i++) {
         struct store_op *op = &o->v[i];
         switch (op->kind) {
-        case STORE_OP_RANGE: ns_range_in(ns, a, &op->u.range.key, &op->u.range.end); break;
+        case STORE_OP_RANGE: key_in(ns, t, &op->u.range.key, &op->u.range.end); break;
         case STORE_OP_PUT:
-            ns_key_in(ns, a, &op->u.put.key);
+            key_in(ns, t, &op->u.put.key, &none);
             op->u.put.lease = ns_lease(ns, op->u.put.lease);
             break;
-        case STORE_OP_DELETE: ns_range_in(ns, a, &op->u.del.key, &op->u.del.end); break;
-        case STORE_OP_TXN: ns_body_in(ns, a, op->u.txn); break;
+        case STORE_OP_DELETE: key_in(ns, t, &op->u.del.key, &op->u.del.end); break;
+        case STORE_OP_TXN: body_in(ns, t, op->u.txn); break;
         case STORE_OP_NONE: break;
         }
     }
 }
 
-void ns_body_in(const struct srv_ns *ns, struct arena *a, struct store_body *b) {
+static void body_in(const struct srv_ns *ns, struct store_txn *t, struct store_body *b) {
     for (size_t i = 0; i < b->n_cmps; i++) {
         struct store_cmp *c = &b->cmps[i];
-        ns_range_in(ns, a, &c->key, &c->end);
+        key_in(ns, t, &c->key, &c->end);
         c->lease_mask = c->target == STORE_T_LEASE ? ns->mask : 0;
     }
-    ops_in(ns, a, &b->then);
-    ops_in(ns, a, &b->els);
+    ops_in(ns, t, &b->then);
+    ops_in(ns, t, &b->els);
+}
+
+int ns_txn_in(struct rpc *c, struct store_txn *t, struct err *e) {
+    int rc = c->ns ? store_txn_check(c->v->st, t, e) : 0;
+    if (rc == 0 && c->ns) {
+        body_in(c->ns, t, &t->body);
+    }
+    return rc;
 }
 
 bool ns_holds(const struct srv_ns *ns, struct span key) {

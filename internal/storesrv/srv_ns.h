@@ -22,7 +22,8 @@ NODISCARD int ns_get(struct storesrv *v, struct span prefix, struct srv_ns **ret
 /* Into the store: new keys are allocated from `a`. */
 void ns_key_in(const struct srv_ns *ns, struct arena *a, struct span *key);
 void ns_range_in(const struct srv_ns *ns, struct arena *a, struct span *key, struct span *end);
-void ns_body_in(const struct srv_ns *ns, struct arena *a, struct store_body *b);
+/* A whole transaction, whose form is checked as the client gave it. Nothing happens outside namespaces. */
+NODISCARD int ns_txn_in(struct rpc *c, struct store_txn *t, struct err *e);
 /* Out of the store: in place. */
 void ns_kv_out(const struct srv_ns *ns, struct store_kv *kv);
 void ns_range_out(const struct srv_ns *ns, const struct store_range_res *r);

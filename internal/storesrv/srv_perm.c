@@ -204,7 +204,7 @@ static int may_body(const struct rpc *c, const struct user *u, const struct stor
 }
 
 /* As etcd: what is malformed is told to everybody, and only then who may. */
-int auth_txn(struct rpc *c, const struct store_txn *t, struct err *e) {
+int auth_txn(struct rpc *c, struct store_txn *t, struct err *e) {
     if (!c->v->auth->enabled) {
         return 0;
     }

@@ -94,3 +94,38 @@ print(kv.Range(pb.RangeRequest(key=b'a'), timeout=5).kvs[0].value.decode())"
     proc_stop tls
     [ ! -e "$WORK/tls/store.db-wal" ]
 }
+
+@test "a namespace demands certificates of a CA of its own" {
+    cd "$WORK" || return 1
+    openssl ecparam -name prime256v1 -genkey -noout -out ns-ca.key
+    openssl req -x509 -new -key ns-ca.key -subj /CN=ns-ca -days 2 -out ns-ca.crt 2>/dev/null
+    openssl ecparam -name prime256v1 -genkey -noout -out ns.key
+    openssl req -new -key ns.key -subj /CN=ns -out ns.csr 2>/dev/null
+    openssl x509 -req -in ns.csr -CA ns-ca.crt -CAkey ns-ca.key -CAcreateserial -days 2 -out ns.crt 2>/dev/null
+    local all a b
+    all=$(free_port) a=$(free_port) b=$(free_port)
+    "$KFARM" store --data-dir "$WORK/ns" --listen-client-urls "https://127.0.0.1:$all" --advertise-client-urls "https://127.0.0.1:$all" \
+        --cert-file server.crt --key-file server.key --trusted-ca-file ca.crt --client-cert-auth \
+        --listen-namespace-urls "https://127.0.0.1:$a=/a/,https://127.0.0.1:$b=/b/,unix:$WORK/ns.sock=/b/" \
+        --namespace-trusted-ca-file "/a/=ns-ca.crt" >"$WORK/ns.log" 2>&1 3>&- &
+    echo $! >"$WORK/ns.pid"
+    wait_port "$b"
+    ns() { local p=$1 who=$2; shift 2; PORT=$p tls --cacert ca.crt --cert $who.crt --key $who.key --command-timeout 3s "$@"; }
+    [ "$(ns "$a" ns put k 1)" = OK ]
+    [ "$(ns "$b" client put k 2)" = OK ]
+    [ "$(ns "$all" client get /a/k --print-value-only)" = 1 ]
+    run ns "$a" client get k
+    [ "$status" != 0 ]
+    run ns "$b" ns get k
+    [ "$status" != 0 ]
+    run ns "$all" ns get k
+    [ "$status" != 0 ]
+    [ "$(curl -s --unix-socket "$WORK/ns.sock" -o /dev/null -w '%{http_code}' http://localhost/metrics)" = 403 ]
+    [ "$(curl -s --unix-socket "$WORK/ns.sock" http://localhost/v3/kv/range -d '{"key":"aw=="}' | jq -r .kvs[0].value)" = Mg== ]
+    proc_stop ns
+    refuses "overlap" --listen-namespace-urls "unix:$WORK/x=/a/,unix:$WORK/y=/a/b/"
+    refuses "use https" --listen-namespace-urls "unix:$WORK/x=/a/" --namespace-trusted-ca-file "/a/=ns-ca.crt" --cert-file server.crt \
+        --key-file server.key
+    refuses "no --listen-namespace-urls has this" --namespace-trusted-ca-file "/a/=ns-ca.crt"
+    refuses "is not URL=PREFIX" --listen-namespace-urls "unix:$WORK/x"
+}

@@ -5,41 +5,28 @@
 
 /* A call that waits for the store holds a reference: the client may be gone when the answer comes. */
 
-struct range_call {
-    struct rpc *c;
-    bool stream;
-};
-
-static void send_range(struct rpc *c, const struct store_range_res *r, bool stream) {
+static void send_range(struct rpc *c, const struct store_range_res *r) {
     if (c->ns) {
         ns_range_out(c->ns, r);
     }
     struct buf b = rpc_buf(c);
-    if (!stream) {
-        enc_range(&b, c->v, r, false);
-        rpc_reply(c, &b);
-        return;
-    }
-    size_t m = wire_begin(&b, 1);
     enc_range(&b, c->v, r, false);
-    wire_end(&b, m);
     rpc_reply(c, &b);
 }
 
 static void range_done(void *ctx, int rc, const struct store_range_res *r, const struct err *e) {
-    struct range_call *k = ctx;
-    if (rpc_open(k->c)) {
+    struct rpc *c = ctx;
+    if (rpc_open(c)) {
         if (rc < 0) {
-            rpc_fail(k->c, e);
+            rpc_fail(c, e);
         } else {
-            send_range(k->c, r, k->stream);
+            send_range(c, r);
         }
     }
-    rpc_unref(k->c);
-    free(k);
+    rpc_unref(c);
 }
 
-static void range(struct rpc *c, struct span m, bool stream) {
+void kv_range(struct rpc *c, struct span m) {
     struct err e = ERR_INIT;
     struct store_range_req q;
     bool serializable;
@@ -57,26 +44,15 @@ static void range(struct rpc *c, struct span m, bool stream) {
         if (store_range(c->v->st, &q, &a, &r, &e) < 0) {
             rpc_fail(c, &e);
         } else {
-            send_range(c, &r, stream);
+            send_range(c, &r);
         }
         arena_fini(&a);
         return;
     }
-    struct range_call *k = new_zero(struct range_call);
-    k->c = rpc_ref(c);
-    k->stream = stream;
-    if (store_range_async(c->v->st, &q, 0, range_done, k, &e) < 0) {
+    if (store_range_async(c->v->st, &q, 0, range_done, rpc_ref(c), &e) < 0) {
         rpc_fail(c, &e);
         rpc_unref(c);
-        free(k);
     }
-}
-
-void kv_range(struct rpc *c, struct span m) {
-    range(c, m, false);
-}
-void kv_range_stream(struct rpc *c, struct span m) {
-    range(c, m, true);
 }
 
 /* ---- writes ---- */

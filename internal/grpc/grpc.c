@@ -38,11 +38,16 @@ int grpc_message(struct buf *b, struct span text) {
 }
 
 void grpc_reader_init(struct grpc_reader *r) {
-    *r = (struct grpc_reader){BUF_INIT(LIM_GRPC_MESSAGE + PREFIX + 65536), 0, LIM_GRPC_MESSAGE};
+    *r = (struct grpc_reader){BUF_INIT(LIM_GRPC_MESSAGE + PREFIX + 65536), 0, LIM_GRPC_MESSAGE, 0};
 }
 
 void grpc_reader_fini(struct grpc_reader *r) {
     buf_fini(&r->in);
+}
+
+void grpc_reader_set_max(struct grpc_reader *r, size_t max) {
+    r->max = max;
+    r->in.max = max + PREFIX + 65536;
 }
 
 int grpc_feed(struct grpc_reader *r, struct span data) {
@@ -64,6 +69,7 @@ int grpc_next(struct grpc_reader *r, struct span *ret) {
         return -ERR_INVALID;
     }
     if (n > r->max) {
+        r->refused = n;
         return -ERR_LIMIT;
     }
     if (span_take(&s, n, ret) < 0) {

@@ -21,9 +21,11 @@ int grpc_message(struct buf *b, struct span text);
 
 struct grpc_reader {
     struct buf in;
-    size_t taken, max; /* max: of a message; may be lowered after init */
+    size_t taken, max; /* max: of a message */
+    uint32_t refused;  /* length of the one that was too large */
 };
 void grpc_reader_init(struct grpc_reader *r);
+void grpc_reader_set_max(struct grpc_reader *r, size_t max);
 void grpc_reader_fini(struct grpc_reader *r);
 NODISCARD int grpc_feed(struct grpc_reader *r, struct span data);
 /* 1 and a message (valid until the next call), 0 when more bytes are needed, or negative. */

@@ -13,7 +13,11 @@ struct wstream;
 struct auth;
 struct srv_ns;
 
-enum { LIM_STREAM_PENDING = 1 << 20, LIM_MESSAGE_EXTRA = 512 * 1024 };
+enum {
+    LIM_STREAM_PENDING = 1 << 20,
+    LIM_MESSAGE_EXTRA = 512 * 1024,
+    LIM_CALLS = 65536 /* open ones of all clients, streams included */
+};
 enum { RAFT_TERM = 2 };
 #define ETCD_VERSION "3.5.16" /* the etcd whose API and texts these are */
 
@@ -31,7 +35,7 @@ struct storesrv {
     char **client_urls, **peer_urls;
     uint64_t cluster_id, member_id;
     struct list rpcs;
-    size_t n_streams;
+    size_t n_rpcs, n_streams;
     struct auth *auth;
     struct face face;  /* of listeners without a namespace */
     struct list faces; /* the others */

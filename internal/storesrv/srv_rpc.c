@@ -74,6 +74,7 @@ struct rpc *rpc_ref(struct rpc *c) {
 void rpc_unref(struct rpc *c) {
     if (--c->refs == 0) {
         list_del(&c->link);
+        c->v->n_rpcs--;
         grpc_reader_fini(&c->in);
         arena_fini(&c->a);
         free(c);
@@ -198,8 +199,8 @@ static void on_close(struct http_req *r, bool complete, void *ctx) {
 
 static void too_large(struct rpc *c) {
     char text[96];
-    IGNORE_ERR(str_put(text, sizeof(text), "grpc: received message larger than max (limit %zu)",
-                       c->in.max),
+    IGNORE_ERR(str_put(text, sizeof(text), "grpc: received message larger than max (%u vs. %zu)",
+                       c->in.refused, c->in.max),
                "fits");
     rpc_status(c, 8, text);
 }
@@ -222,7 +223,6 @@ static void take_messages(struct rpc *c) {
 }
 
 static void on_data(struct http_req *r, struct span data, bool fin, void *ctx) {
-    (void)r;
     struct rpc *c = rpc_ref(ctx);
     while (data.n &&
            rpc_open(c)) { /* in pieces: the decoder holds one message, not a whole burst */
@@ -232,6 +232,9 @@ static void on_data(struct http_req *r, struct span data, bool fin, void *ctx) {
             too_large(c);
         }
         take_messages(c);
+    }
+    if (!fin && rpc_open(c) && rpc_pending(c) > LIM_STREAM_PENDING) {
+        http_req_pause(r, true); /* asks without end and takes no answer: waits for itself */
     }
     if (fin && !c->fin) {
         c->fin = true;
@@ -245,8 +248,8 @@ static void on_data(struct http_req *r, struct span data, bool fin, void *ctx) {
 }
 
 static void on_drain(struct http_req *r, void *ctx) {
-    (void)r;
     struct rpc *c = ctx;
+    http_req_pause(r, false);
     if (c->drain && rpc_open(c)) {
         c->drain(c);
     }
@@ -294,8 +297,9 @@ struct rpc *rpc_new(const struct face *f, struct http_req *r, const struct metho
     c->a = (struct arena)ARENA_INIT((size_t)64 << 20);
     list_init(&c->link);
     list_add_tail(&v->rpcs, &c->link);
+    v->n_rpcs++;
     grpc_reader_init(&c->in);
-    c->in.max = v->o.max_request_bytes + LIM_MESSAGE_EXTRA;
+    grpc_reader_set_max(&c->in, (size_t)v->o.max_request_bytes + LIM_MESSAGE_EXTRA);
     http_req_on_close(r, on_close, c);
     http_on_drain(r, on_drain, c);
     if (m->start) {
@@ -317,6 +321,10 @@ void srv_on_grpc(const struct face *f, struct http_req *r) {
     }
     if (f->ns && ns_refuses(m)) {
         refuse(r, "7", "etcdserver: permission denied");
+        return;
+    }
+    if (f->v->n_rpcs >= LIM_CALLS) {
+        refuse(r, "8", "etcdserver: too many requests");
         return;
     }
     struct rpc *c = rpc_new(f, r, m);

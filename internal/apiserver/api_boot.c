@@ -20,6 +20,9 @@ static void boot_done(struct apiserver *a) {
         }
         return;
     }
+    if (a->ready) {
+        return;
+    }
     a->ready = true;
     uint64_t ms = (clock_ns() - a->started_ns) / NS_PER_MS;
     LOG_INFO("apiserver", "ready", F_U64("ms", ms), F_I64("rev", store_rev(a->store)));

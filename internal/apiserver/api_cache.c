@@ -450,9 +450,7 @@ static void on_scanned(void *ctx, int rc, int64_t rev, const struct err *e) {
     for (size_t i = 0; i < a->n_res; i++) {
         take_fresh(a, &a->res[i], rev);
     }
-    if (!a->ready) {
-        api_boot_start(a);
-    }
+    api_boot_start(a); /* another history may lack them */
 }
 
 int api_cache_load(struct apiserver *a, struct err *e) {

@@ -168,6 +168,10 @@ void api_fail_err(struct api_call *c, const struct err *e) {
     if (status >= 500 && e->code != ERR_UNSUPPORTED) {
         LOG_ERROR("apiserver", "request failed", F_STR("path", c->t.path), F_ERR(e));
     }
+    if (status == 500 && span_starts(span_str(err_public(e)), "etcdserver: ")) {
+        api_fail_bare(c, err_public(e)); /* clients know etcd's words, and upstream adds none */
+        return;
+    }
     if (status == 500) {
         api_fail(c, 500, "InternalError", "Internal error occurred: %s", err_public(e));
         return;

@@ -169,18 +169,22 @@ static void pump(void *ctx) {
     struct etcd *s = ctx;
     const uint8_t *p;
     size_t n;
+    bool more = false;
     if (!s->h2) {
         return;
     }
     s->in_h2 = true;
     while (net_pending(s->st) < OUT_MAX && (n = h2_out(s->h2, &p)) > 0) {
         net_queue_add(net_out(s->st), span_of(p, n));
+        more = true;
     }
     s->in_h2 = false;
     if (is_broken(s)) {
         return;
     }
-    net_kick(s->st);
+    if (more) { /* the stream reads as well when it is woken: without need that would never end */
+        net_kick(s->st);
+    }
     if (h2_is_done(s->h2)) {
         struct err e = ERR_INIT;
         err_set(&e, ERR_UNAVAILABLE, "the connection was closed");

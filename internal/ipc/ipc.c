@@ -11,6 +11,7 @@
  * first byte: so descriptors arrive in the order of the frames that are flagged to carry one. */
 enum { HEAD = 16, F_REPLY = 1, F_ERROR = 2, F_FD = 4, F_ALL = 7 };
 enum { LIM_IPC_QUEUE = 32 * 1024 * 1024, LIM_IPC_FDS = 16, SYNC_MS = 30000 };
+enum { TYPE_SUCCESSOR = 0xffff, LIM_SENDS = 3 };
 
 struct out {
     struct list link;
@@ -24,6 +25,11 @@ struct call {
     uint64_t id;
     ipc_reply_cb *done;
     void *ctx;
+    uint16_t type;
+    unsigned sends;
+    bool had_fd;
+    size_t n;
+    uint8_t body[]; /* to send it again */
 };
 
 struct ipc {
@@ -186,15 +192,18 @@ static void leave(struct ipc *c) {
     }
 }
 
+static void fail_call(struct call *k, enum err_code code, const char *why) {
+    struct err e = ERR_INIT;
+    list_del(&k->link);
+    int rc = err_set(&e, code, "%s", why);
+    k->done(k->ctx, rc, NULL, &e);
+    free(k);
+}
+
 /* Every call that waits for an answer gets this one. */
 static void fail_calls(struct ipc *c, enum err_code code, const char *why) {
     while (!list_empty(&c->calls)) {
-        struct call *k = CONTAINER_OF(c->calls.next, struct call, link);
-        struct err e = ERR_INIT;
-        list_del(&k->link);
-        int rc = err_set(&e, code, "%s", why);
-        k->done(k->ctx, rc, NULL, &e);
-        free(k);
+        fail_call(CONTAINER_OF(c->calls.next, struct call, link), code, why);
     }
 }
 
@@ -312,12 +321,22 @@ int ipc_send(struct ipc *c, uint16_t type, struct span body, int own_fd, struct 
 int ipc_call(struct ipc *c, uint16_t type, struct span body, int own_fd, ipc_reply_cb *done,
              void *ctx, struct err *e) {
     uint64_t id = ++c->next_id;
+    bool has_fd = own_fd >= 0;
     int rc = send_frame(c, type, 0, id, body, own_fd, e);
     if (rc < 0) {
         return rc;
     }
-    struct call *k = new_zero(struct call);
-    *k = (struct call){.id = id, .done = done, .ctx = ctx};
+    struct call *k = mem_zero_alloc(sizeof(*k) + body.n);
+    k->id = id;
+    k->done = done;
+    k->ctx = ctx;
+    k->type = type;
+    k->sends = 1;
+    k->had_fd = has_fd;
+    k->n = body.n;
+    if (body.n) {
+        memcpy(k->body, body.p, body.n);
+    }
     list_add_tail(&c->calls, &k->link);
     return 0;
 }
@@ -360,6 +379,37 @@ static void deliver_reply(struct ipc *c, const struct frame *f, struct ipc_msg *
     }
 }
 
+/* The other process was replaced. Those that cannot be sent again fail first: their callbacks may start new calls, which the
+ * successor reads anyway. */
+static void send_calls_again(struct ipc *c) {
+    struct list again;
+    list_init(&again);
+    while (!c->ended && !list_empty(&c->calls)) {
+        struct call *k = CONTAINER_OF(c->calls.next, struct call, link);
+        if (k->had_fd || k->sends >= LIM_SENDS) {
+            fail_call(k, ERR_UNAVAILABLE, "the other process was replaced before it answered");
+            continue;
+        }
+        struct err e = ERR_INIT;
+        list_del(&k->link);
+        k->sends++;
+        if (send_frame(c, k->type, 0, k->id, span_of(k->body, k->n), -1, &e) < 0) {
+            list_add_tail(&c->calls, &k->link);
+            fail_call(k, e.code, e.msg);
+        } else {
+            list_add_tail(&again, &k->link);
+        }
+    }
+    while (!list_empty(&again)) {
+        struct list *at = again.next;
+        list_del(at);
+        list_add_tail(&c->calls, at);
+    }
+    if (c->freed) {
+        fail_calls(c, ERR_CANCELLED, "channel closed");
+    }
+}
+
 /* False: malformed. */
 static bool deliver(struct ipc *c) {
     struct span rest = buf_view(&c->in);
@@ -375,6 +425,8 @@ static bool deliver(struct ipc *c) {
         }
         if (f.flags & F_REPLY) {
             deliver_reply(c, &f, &m);
+        } else if (f.type == TYPE_SUCCESSOR) {
+            send_calls_again(c);
         } else {
             c->h.on_msg(c, &m, c->h.ctx);
         }
@@ -450,6 +502,20 @@ int ipc_new(struct loop *l, int own_fd, const struct ipc_handler *h, struct ipc 
     return 0;
 }
 
+int ipc_succeed(struct loop *l, int own_fd, const struct ipc_handler *h, struct ipc **ret,
+                struct err *e) {
+    uint8_t old[4096];
+    int fds[LIM_IPC_FDS];
+    size_t n_fds;
+    while (recv_part(own_fd, old, sizeof(old), fds, LIM_IPC_FDS, &n_fds, MSG_DONTWAIT) > 0) {
+        for (size_t i = 0; i < n_fds && i < LIM_IPC_FDS; i++) {
+            close(fds[i]);
+        }
+    }
+    int rc = ipc_new(l, own_fd, h, ret, e);
+    return rc < 0 ? rc : ipc_send(*ret, TYPE_SUCCESSOR, SPAN_EMPTY, -1, e);
+}
+
 /* ---- blocking ---- */
 
 static int wait_for(int fd, short ev, struct err *e) {
@@ -508,41 +574,60 @@ static int sync_recv(int fd, uint8_t *p, size_t n, int *pass, struct err *e) {
     return 0;
 }
 
-int ipc_call_sync(int fd, uint16_t type, struct span body, int own_fd, struct buf *ret_body,
-                  int *ret_fd, struct err *e) {
-    enum { ID = 1 };
-    AUTO_FD int out_fd = own_fd, in_fd = -1;
-    AUTO(buf) struct buf b = BUF_INIT(HEAD + LIM_IPC_MSG);
+/* Reads one frame; its head goes to *f, its body to b. */
+static int sync_frame(int fd, struct frame *f, struct buf *b, int *pass, struct err *e) {
     uint8_t head[HEAD];
-    struct frame f;
     uint32_t len;
-    put_head(&b, type, out_fd >= 0 ? F_FD : 0, ID, body.n);
-    if (buf_span(&b, body) < 0) {
-        return err_set(e, ERR_LIMIT, "message of %zu bytes, at most %d", body.n, LIM_IPC_MSG);
-    }
-    int rc = sync_send(fd, buf_view(&b), TAKE_FD(out_fd), e);
-    rc = rc < 0 ? rc : sync_recv(fd, head, HEAD, &in_fd, e);
+    int rc = sync_recv(fd, head, HEAD, pass, e);
     if (rc < 0) {
         return rc;
     }
     struct span s = span_of(head, HEAD);
-    if (read_head(&s, &f, &len) < 0 || !(f.flags & F_REPLY) || f.id != ID) {
-        return err_set(e, ERR_INVALID, "unexpected message instead of a reply");
+    if (read_head(&s, f, &len) < 0) {
+        return err_set(e, ERR_INVALID, "malformed message");
     }
-    buf_reset(&b);
-    uint8_t *room = buf_room(&b, len);
+    buf_reset(b);
+    uint8_t *room = buf_room(b, len);
     if (!room) {
         return err_set(e, ERR_NOMEM, "reply");
     }
-    rc = sync_recv(fd, room, len, &in_fd, e);
-    if (rc < 0) {
-        return rc;
+    rc = sync_recv(fd, room, len, pass, e);
+    if (rc == 0) {
+        buf_added(b, len);
     }
-    buf_added(&b, len);
+    return rc;
+}
+
+int ipc_call_sync(int fd, uint16_t type, struct span body, int own_fd, struct buf *ret_body,
+                  int *ret_fd, struct err *e) {
+    enum { ID = 1 };
+    AUTO_FD int out_fd = own_fd, in_fd = -1;
+    bool again = out_fd < 0;
+    AUTO(buf) struct buf b = BUF_INIT(HEAD + LIM_IPC_MSG), in = BUF_INIT(LIM_IPC_MSG);
+    struct frame f;
+    int rc;
+    put_head(&b, type, out_fd >= 0 ? F_FD : 0, ID, body.n);
+    if (buf_span(&b, body) < 0) {
+        return err_set(e, ERR_LIMIT, "message of %zu bytes, at most %d", body.n, LIM_IPC_MSG);
+    }
+    unsigned sends = 0;
+    do {
+        if (sends++ == LIM_SENDS || (sends > 1 && !again)) {
+            return err_set(e, ERR_UNAVAILABLE, "the other process was replaced before it answered");
+        }
+        rc = sync_send(fd, buf_view(&b), TAKE_FD(out_fd), e);
+        rc = rc < 0 ? rc : sync_frame(fd, &f, &in, &in_fd, e);
+        if (rc < 0) {
+            return rc;
+        }
+    } while (!(f.flags & F_REPLY) && f.type == TYPE_SUCCESSOR);
+    if (!(f.flags & F_REPLY) || f.id != ID) {
+        return err_set(e, ERR_INVALID, "unexpected message instead of a reply");
+    }
     if (f.flags & F_ERROR) {
-        return error_of(buf_view(&b), e);
+        return error_of(buf_view(&in), e);
     }
-    if (ret_body && buf_span(ret_body, buf_view(&b)) < 0) {
+    if (ret_body && buf_span(ret_body, buf_view(&in)) < 0) {
         return err_set(e, ERR_LIMIT, "reply does not fit its buffer");
     }
     if (ret_fd) {

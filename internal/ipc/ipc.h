@@ -5,8 +5,11 @@
  * Limits:   LIM_IPC_MSG bytes a message; a malformed message ends the channel of its sender.
  * Errors:   INVALID, LIMIT, UNAVAILABLE (peer closed), and on replies the code the peer sent.
  * Threads:  the loop's.
+ * Restart:  the process behind a socket may die and be replaced while a third one keeps the socket open. What it had read
+ *           and not answered is lost; its successor says so (ipc_succeed), and the calls that wait are sent again. So this is
+ *           for services whose requests may be carried out twice; a call that is lost three times fails with UNAVAILABLE.
  * Frame:    header {u16 type, u16 flags, u32 len, u64 id}, little endian, then len bytes. flags bit 0: reply, bit 1: error
- *           reply (payload: u32 code, text).
+ *           reply (payload: u32 code, text). Type 0xffff: the successor's word.
  */
 #ifndef KF_IPC_H
 #define KF_IPC_H
@@ -30,6 +33,9 @@ struct ipc_handler {
 /* A connected pair of sockets, both CLOEXEC. */
 NODISCARD int ipc_pair(int ret_fds[2], struct err *e);
 NODISCARD int ipc_new(struct loop *l, int own_fd, const struct ipc_handler *h, struct ipc **ret, struct err *e);
+/* The same for the successor of a process that died: throws away what that one left unread, perhaps half a message, and
+ * has the other side send its calls again. */
+NODISCARD int ipc_succeed(struct loop *l, int own_fd, const struct ipc_handler *h, struct ipc **ret, struct err *e);
 void ipc_free(struct ipc *c);
 struct loop *ipc_loop(const struct ipc *c);
 /* own_fd: -1 or a descriptor that is sent and closed here. */

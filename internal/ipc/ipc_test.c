@@ -154,6 +154,63 @@ TEST(ipc, peer_gone) {
     close_pair(&a, &b);
 }
 
+/* The other side read one request and half of the next, and died; its socket was kept open for a successor. */
+static void die_after(int fd, size_t n) {
+    uint8_t some[64];
+    ASSERT(n <= sizeof(some));
+    ASSERT_EQ(n, recv(fd, some, n, 0));
+}
+
+TEST(ipc, calls_under_way_are_sent_again_to_a_successor) {
+    struct side a = {0}, b = {0};
+    struct err e = ERR_INIT;
+    int fds[2];
+    ASSERT_OK(loop_new(&a.l, &e), &e);
+    b.l = a.l;
+    ASSERT_OK(ipc_pair(fds, &e), &e);
+    ASSERT_OK(ipc_new(a.l, fds[0], &(struct ipc_handler){echo, closed, &a}, &a.c, &e), &e);
+    ASSERT_OK(ipc_call(a.c, 1, SPAN_LIT("one"), -1, replied, &a, &e), &e);
+    ASSERT_OK(ipc_call(a.c, 1, SPAN_LIT("two"), -1, replied, &a, &e), &e);
+    die_after(fds[1], 16 + 3 + 7);
+    ASSERT_OK(ipc_succeed(b.l, fds[1], &(struct ipc_handler){echo, closed, &b}, &b.c, &e), &e);
+    ASSERT_OK(ipc_call(a.c, 1, SPAN_LIT("three"), -1, replied, &a, &e),
+              &e); /* before a heard of it */
+    turn(&a, &a.n_replies, 3);
+    ASSERT_EQ(0, a.last_rc);
+    for (int i = 0; i < 10; i++) { /* the second answer to the third goes nowhere */
+        ASSERT_OK(loop_step(a.l, 1000000, &e), &e);
+    }
+    ASSERT_EQ(3, a.n_replies);
+    ASSERT_EQ(4, b.n_msgs);
+    ASSERT_EQ(0, a.n_msgs + a.n_closes);
+    close_pair(&a, &b);
+}
+
+TEST(ipc, a_call_that_kills_every_successor_fails) {
+    struct side a = {0};
+    struct err e = ERR_INIT;
+    int fds[2], keep;
+    unsigned killed = 0;
+    ASSERT_OK(loop_new(&a.l, &e), &e);
+    ASSERT_OK(ipc_pair(fds, &e), &e);
+    ASSERT_OK(ipc_new(a.l, fds[0], &(struct ipc_handler){echo, closed, &a}, &a.c, &e), &e);
+    ASSERT_OK(ipc_call(a.c, 1, SPAN_LIT("poison"), -1, replied, &a, &e), &e);
+    while (!a.n_replies && killed < 10) {
+        struct side b = {.l = a.l};
+        ASSERT((keep = fcntl(fds[1], F_DUPFD_CLOEXEC, 3)) >= 0);
+        ASSERT_OK(ipc_succeed(a.l, fds[1], &(struct ipc_handler){echo, closed, &b}, &b.c, &e), &e);
+        ipc_free(b.c);
+        ASSERT_OK(loop_step(a.l, 1000000, &e), &e);
+        fds[1] = keep;
+        killed++;
+    }
+    ASSERT_EQ(3, killed);
+    ASSERT_EQ(-ERR_UNAVAILABLE, a.last_rc);
+    ipc_free(a.c);
+    close(fds[1]);
+    loop_free(a.l);
+}
+
 TEST(ipc, freed_inside_its_callback) {
     struct side a, b;
     struct err e = ERR_INIT;
@@ -223,6 +280,31 @@ TEST(ipc, blocking_call) {
     close(back);
     close(p[0]);
     ASSERT_ERR(-ERR_FORBIDDEN, ipc_call_sync(fds[0], 9, SPAN_EMPTY, -1, &body, NULL, &e));
+    close(fds[0]);
+    waitpid(child, &status, 0);
+    ASSERT_EQ(0, status);
+}
+
+TEST(ipc, blocking_call_reaches_a_successor) {
+    struct err e = ERR_INIT;
+    int fds[2], status = 0;
+    ASSERT_OK(ipc_pair(fds, &e), &e);
+    pid_t child = fork();
+    if (child == 0) {
+        struct side s = {0};
+        uint8_t some[5];
+        close(fds[0]);
+        if (loop_new(&s.l, &e) < 0 || recv(fds[1], some, sizeof(some), 0) != sizeof(some) ||
+            ipc_succeed(s.l, fds[1], &(struct ipc_handler){echo, closed, &s}, &s.c, &e) < 0 ||
+            loop_run(s.l, &e) < 0) {
+            _exit(1);
+        }
+        _exit(s.n_msgs == 1 ? 0 : 2);
+    }
+    close(fds[1]);
+    AUTO(buf) struct buf body = BUF_INIT(LIM_IPC_MSG);
+    ASSERT_OK(ipc_call_sync(fds[0], 1, SPAN_LIT("ping"), -1, &body, NULL, &e), &e);
+    ASSERT_STREQ("ping", buf_cstr(&body));
     close(fds[0]);
     waitpid(child, &status, 0);
     ASSERT_EQ(0, status);

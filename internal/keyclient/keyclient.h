@@ -3,6 +3,7 @@
  * What:     certificates by profile, service-account tokens, CA bundles, scopes (one per cluster) made and removed.
  * Owns:     a keyclient owns its channel. Private keys of leaves are made here, in the asking process, and never travel.
  * Limits:   LIM_IPC_MSG a message.
+ * Restart:  calls under way when keyd dies are sent to its successor (see ipc); all of them may be carried out twice.
  * Errors:   FORBIDDEN (the channel's grant does not cover it), NOT_FOUND (scope), INVALID (CSR, names), UNAVAILABLE.
  * Threads:  the loop's; the _sync forms block and are for start-up only.
  * Protocol: request and reply bodies are JSON objects; types below. A scope is "admin" or a Tenant's uid.
@@ -15,6 +16,7 @@
 
 enum keyd_msg {
     KEYD_GRANT = 1, /* supervisor → keyd, with the fd of a new channel: {"scope","profiles":[],"names":[],"token","manage"} */
+    KEYD_GRANT_AGAIN, /* the same for a channel of a keyd that died: what that one had not answered is asked again */
     KEYD_CREATE,    /* {"scope"} → {}: CA and service-account key made when missing (idempotent) */
     KEYD_DELETE,    /* {"scope"} → {} */
     KEYD_BUNDLE,    /* {"scope"} → {"ca":PEM,"bootCA":PEM (admin only),"saPublicKeys":[PEM…]} */

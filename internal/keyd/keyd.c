@@ -385,7 +385,8 @@ static void on_grant(struct ipc *ipc, struct ipc_msg *m, void *ctx) {
     struct keyd *kd = ctx;
     struct err e = ERR_INIT;
     AUTO(json_docp) struct json_doc *g = NULL;
-    if (m->type != KEYD_GRANT || m->fd < 0 || kd->n_channels == LIM_CHANNELS ||
+    bool again = m->type == KEYD_GRANT_AGAIN;
+    if ((m->type != KEYD_GRANT && !again) || m->fd < 0 || kd->n_channels == LIM_CHANNELS ||
         json_parse(m->body, 0, &g, &e) < 0) {
         LOG_ERROR("keyd", "bad grant", F_ERR(&e));
         return;
@@ -396,7 +397,7 @@ static void on_grant(struct ipc *ipc, struct ipc_msg *m, void *ctx) {
     c->grant = TAKE(g);
     list_add_tail(&kd->channels, &c->link);
     kd->n_channels++;
-    if (ipc_new(kd->l, TAKE_FD(m->fd), &h, &c->ipc, &e) < 0) {
+    if ((again ? ipc_succeed : ipc_new)(kd->l, TAKE_FD(m->fd), &h, &c->ipc, &e) < 0) {
         LOG_ERROR("keyd", "channel not opened", F_ERR(&e));
         channel_free(c);
     }

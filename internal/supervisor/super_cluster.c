@@ -172,10 +172,10 @@ int cluster_forget(struct sup *s, const char *scope, struct err *e) {
     return rc < 0 ? rc : sys_rmtree(run, scope, e);
 }
 
-int super_key_grant(struct sup *s, const char *grant, int near, struct err *e) {
+int super_key_grant(struct sup *s, enum keyd_msg kind, const char *grant, int near, struct err *e) {
     int fd = fcntl(near, F_DUPFD_CLOEXEC, 3);
     return fd < 0 ? err_sys(e, errno, "key channel")
-                  : ipc_send(s->keyd_ctl, KEYD_GRANT, span_str(grant), fd, e);
+                  : ipc_send(s->keyd_ctl, (uint16_t)kind, span_str(grant), fd, e);
 }
 
 int super_key_channel(struct sup *s, const char *grant, int *ret_near, struct err *e) {
@@ -184,7 +184,7 @@ int super_key_channel(struct sup *s, const char *grant, int *ret_near, struct er
     if (rc < 0) {
         return rc;
     }
-    if ((rc = super_key_grant(s, grant, pair[0], e)) < 0) {
+    if ((rc = super_key_grant(s, KEYD_GRANT, grant, pair[0], e)) < 0) {
         sys_close(pair[0]);
         sys_close(pair[1]);
         return rc;

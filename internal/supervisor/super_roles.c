@@ -109,7 +109,8 @@ static int keyd(struct proc *p, struct sys_spawn *sp, int *own, size_t *n_own, s
     }
     for (LIST_EACH(at, nxt, &s->procs)) {
         struct proc *q = CONTAINER_OF(at, struct proc, link);
-        if (q->key_near >= 0 && (rc = super_key_grant(s, q->key_grant, q->key_near, e)) < 0) {
+        if (q->key_near >= 0 &&
+            (rc = super_key_grant(s, KEYD_GRANT_AGAIN, q->key_grant, q->key_near, e)) < 0) {
             return rc;
         }
     }

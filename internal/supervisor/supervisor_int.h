@@ -111,7 +111,8 @@ void cluster_free(struct cluster *c);
 NODISCARD int cluster_forget(struct sup *s, const char *scope, struct err *e);
 /* A fresh channel to keyd with this grant; returns the caller's end and, unless NULL, a duplicate of keyd's end. */
 NODISCARD int super_key_channel(struct sup *s, const char *grant, int *ret_near, struct err *e);
-NODISCARD int super_key_grant(struct sup *s, const char *grant, int near, struct err *e); /* `near` is duplicated */
+NODISCARD int super_key_grant(struct sup *s, enum keyd_msg kind, const char *grant, int near,
+                              struct err *e); /* `near` is duplicated */
 
 /* super_client.c */
 NODISCARD int client_open(struct client *c, struct sup *s, int *ret_far, struct err *e);

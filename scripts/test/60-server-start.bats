@@ -120,6 +120,17 @@ teardown_file() { net_down; }
     wait_until 20 k get serviceaccount default
 }
 
+@test "a request that keyd was working on when it was killed is answered by the next one" {
+    keyd=$(role_pids keyd)
+    # Stopped in the middle of its work it has perhaps read some of them, perhaps none.
+    for i in 1 2 3 4 5 6; do k create token default >"$WORK/token-$i" & done
+    kill -STOP "$keyd"
+    sleep 0.3
+    kill -KILL "$keyd"
+    wait
+    for i in 1 2 3 4 5 6; do grep -q '^ey.*[.]' "$WORK/token-$i"; done
+}
+
 @test "SIGKILL of the supervisor takes every role with it; the next start finds everything" {
     tree=$(server_tree)
     kill -KILL "$(cat "$WORK/a.pid")"

@@ -178,8 +178,8 @@ int store_open_vfs(struct loop *l, int dirfd, const char *name, const struct sto
     s->o.max_request_bytes = s->o.max_request_bytes ? s->o.max_request_bytes : 1536 * 1024;
     s->o.cache_bytes = s->o.cache_bytes ? s->o.cache_bytes : 512 * 1024;
     s->o.recent_bytes = s->o.recent_bytes ? s->o.recent_bytes : 256 * 1024;
-    struct list *lists[] = {&s->pending, &s->physical, &s->defrags,
-                            &s->synced,  &s->lagging,  &s->recent};
+    struct list *lists[] = {&s->pending, &s->physical, &s->defrags, &s->synced,
+                            &s->lagging, &s->recent,   &s->expired};
     for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
         list_init(lists[i]);
     }

@@ -415,7 +415,9 @@ static int cur_put(struct change *c, struct span key, const struct row *r,
                    const struct present *old, struct err *e) {
     struct past past = old->past;
     int rc = old->now.id ? past_push(&c->v, key, r->id, old->now.id, &past, e) : 0;
-    sqlite3_stmt *st = rc < 0 ? NULL : db_stmt(c->v.d, old->now.id ? ST_CUR_SET : ST_CUR_ADD, e);
+    bool same = r->lease == old->now.lease; /* spares the index of leases */
+    enum stmt_id how = !old->now.id ? ST_CUR_ADD : same ? ST_CUR_NEXT : ST_CUR_SET;
+    sqlite3_stmt *st = rc < 0 ? NULL : db_stmt(c->v.d, how, e);
     if (!st) {
         return failed(e);
     }
@@ -423,7 +425,9 @@ static int cur_put(struct change *c, struct span key, const struct row *r,
     sqlite3_bind_int64(st, 2, r->id);
     sqlite3_bind_int64(st, 3, r->crev);
     sqlite3_bind_int64(st, 4, r->ver);
-    sqlite3_bind_int64(st, 5, r->lease);
+    if (how != ST_CUR_NEXT) {
+        sqlite3_bind_int64(st, 5, r->lease);
+    }
     if (past.n) {
         db_bind_span(st, 6, span_of(past.b, past.n));
     } else {

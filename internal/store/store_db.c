@@ -88,7 +88,8 @@ int db_open(struct db *d, const struct db_opts *o, struct err *e) {
         return out;
     }
     sqlite3_extended_result_codes(d->h, 1);
-    sqlite3_db_config(d->h, SQLITE_DBCONFIG_LOOKASIDE, NULL, 256, 64);
+    /* Slots that a cursor fits in: every statement opens one or two. */
+    sqlite3_db_config(d->h, SQLITE_DBCONFIG_LOOKASIDE, NULL, 640, 32);
     sqlite3_db_config(d->h, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
     sqlite3_wal_hook(d->h, wal_hook, d); /* also switches automatic checkpoints off */
     AUTO(buf) struct buf b = BUF_INIT(1024);

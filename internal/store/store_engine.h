@@ -20,6 +20,7 @@ struct store_opts {
     uint32_t max_request_bytes; /* 0: 1.5 MiB */
     uint32_t cache_bytes;       /* 0: 512 KiB page cache for each connection, released when idle */
     uint32_t recent_bytes;      /* 0: 256 KiB of recent events kept for watches that lag */
+    uint32_t lease_checkpoint_s; /* 0: after a restart a lease has its whole time; else what was left is kept so often */
     bool keep_prev;             /* events carry previous values even when no watch asks */
 };
 
@@ -48,7 +49,11 @@ struct store_lease_info {
     int64_t id, granted_ttl, ttl; /* seconds; ttl -1: expired, being revoked */
 };
 
-NODISCARD int store_lease_keepalive(struct store *s, int64_t id, int64_t *ret_ttl, struct err *e);
+/* 0: done, *ret_ttl is set. STORE_LATER: `done` tells, once it is durable that the time kept for a restart counts no
+ * more (only with lease_checkpoint_s). */
+enum { STORE_LATER = 1 };
+NODISCARD int store_lease_keepalive(struct store *s, int64_t id, store_lease_done *done, void *ctx,
+                                    int64_t *ret_ttl, struct err *e);
 NODISCARD int store_lease_get(struct store *s, int64_t id, struct store_lease_info *ret,
                               struct err *e);
 /* Keys attached, in order, into `a`. */

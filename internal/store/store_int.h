@@ -41,6 +41,7 @@ enum {
     X(CUR_GET, "SELECT id, crev, ver, lease, past FROM cur WHERE key = ?1") \
     X(CUR_ADD, "INSERT INTO cur(key, id, crev, ver, lease, past) VALUES(?1, ?2, ?3, ?4, ?5, ?6)") \
     X(CUR_SET, "UPDATE cur SET id = ?2, crev = ?3, ver = ?4, lease = ?5, past = ?6 WHERE key = ?1") \
+    X(CUR_NEXT, "UPDATE cur SET id = ?2, crev = ?3, ver = ?4, past = ?6 WHERE key = ?1") \
     X(CUR_DEL, "DELETE FROM cur WHERE key = ?1 AND id = ?2")                                  \
     X(CUR_RANGE, "SELECT key, id, crev, ver, lease, past FROM cur WHERE key >= ?1 AND key < ?2 "    \
                  "ORDER BY key")                                                              \
@@ -66,6 +67,7 @@ enum {
     X(LEASE_GET, "SELECT 1 FROM lease WHERE id = ?1")                                         \
     X(LEASE_DEL, "DELETE FROM lease WHERE id = ?1")                                           \
     X(LEASE_LEFT, "UPDATE lease SET left = ?2 WHERE id = ?1")                                 \
+    X(LEASE_WHOLE, "UPDATE lease SET left = 0 WHERE left <> 0") \
     X(LEASE_ALL, "SELECT id, ttl, left FROM lease")                                           \
     X(AUX_SET, "INSERT OR REPLACE INTO aux(bucket, k, v) VALUES(?1, ?2, ?3)")                 \
     X(AUX_DEL, "DELETE FROM aux WHERE bucket = ?1 AND k = ?2")                                \
@@ -208,7 +210,7 @@ struct wr { /* one command in the queue */
     struct list link;
     enum wr_kind kind;
     struct store_txn *txn;
-    int64_t a, b;       /* ids, ttl, revisions, alarm bits: by kind */
+    int64_t a, b;       /* ids, ttl, revisions, alarm bits, how many: by kind */
     struct span s[3];   /* AUX: inside own buffer */
     bool flag, settled; /* settled: has its answer, must not run again */
     size_t bytes;
@@ -280,9 +282,14 @@ struct writer {
 
 struct lease {
     struct loop_timer timer;
+    struct list link; /* in `expired` of the store, or alone */
     struct store *s;
     int64_t id, ttl;
+    int64_t left; /* in the file, for a restart; 0: the whole time */
     bool revoking;
+};
+struct lease_left { /* what WR_LEFT writes */
+    int64_t id, left;
 };
 
 struct store_watch {
@@ -335,6 +342,9 @@ struct store {
     size_t scratch_cap;
     /* leases */
     struct map leases;
+    struct list expired; /* leases whose turn to be revoked has not come */
+    size_t n_revoking;
+    struct loop_timer checkpoint_timer;
     struct store_stat st;
 };
 
@@ -401,6 +411,8 @@ NODISCARD int lease_load(struct store *s, struct err *e);
 void lease_granted(struct store *s, int64_t id, int64_t ttl, int64_t left);
 void lease_gone(struct store *s, int64_t id);
 void lease_revoke_failed(struct store *s, int64_t id);
+void lease_revoked(struct store *s); /* one of those that expired has its answer */
+void lease_kept(struct store *s, const struct wr *w);
 void lease_fini(struct store *s);
 
 int err_pub(struct err *e, enum err_code c, const char *pub); /* sets msg and pub */

@@ -1,5 +1,5 @@
 /* Leases: granted and revoked durably by the write lane, kept alive in memory, expired by timers. After a restart a
- * lease has its whole time again (or what a checkpoint left of it): it never expires early. */
+ * lease has its whole time again, or with checkpoints what the last one left of it: it never expires early. */
 #include "internal/store/store_int.h"
 
 #include "internal/base/rand.h"
@@ -14,13 +14,32 @@ static struct lease *find(const struct store *s, int64_t id) {
     return map_get(&s->leases, key_of(&id));
 }
 
+/* Leases that expire together are revoked a few at a time, between which others have their turn. */
+enum { REVOKES = 512, LEFT_CHUNK = 1024 };
+
+static void revoke_expired(struct store *s) {
+    while (s->n_revoking < REVOKES && !list_empty(&s->expired) && !s->closing) {
+        struct lease *le = CONTAINER_OF(s->expired.next, struct lease, link);
+        list_del(&le->link);
+        struct wr *w = wr_new(WR_REVOKE, 0);
+        w->a = le->id;
+        w->flag = true;
+        s->n_revoking++;
+        store_submit(s, w);
+    }
+}
+
+void lease_revoked(struct store *s) {
+    s->n_revoking--;
+    revoke_expired(s);
+}
+
 static void expired(struct loop_timer *t) {
     struct lease *le = CONTAINER_OF(t, struct lease, timer);
     if (!le->revoking && !le->s->closing) {
         le->revoking = true;
-        struct wr *w = wr_new(WR_REVOKE, 0);
-        w->a = le->id;
-        store_submit(le->s, w);
+        list_add_tail(&le->s->expired, &le->link);
+        revoke_expired(le->s);
     }
 }
 
@@ -28,18 +47,85 @@ static void arm(struct lease *le, int64_t seconds) {
     loop_timer_start(le->s->l, &le->timer, (uint64_t)seconds * NS_PER_S, expired, "store-lease");
 }
 
+static int64_t left_of(const struct store *s, const struct lease *le) {
+    uint64_t now = loop_now(s->l);
+    if (!loop_timer_active(&le->timer) || le->timer.due_ns <= now) {
+        return le->revoking ? -1 : 0;
+    }
+    return (int64_t)((le->timer.due_ns - now) / NS_PER_S);
+}
+
+/* ---- time that survives a restart ---- */
+
+static void keep_chunk(struct store *s, const struct lease_left *v, size_t n) {
+    struct wr *w = wr_new(WR_LEFT, n * sizeof(*v));
+    memcpy(w->own, v, n * sizeof(*v));
+    w->a = (int64_t)n;
+    store_submit(s, w);
+}
+
+static void checkpoint_arm(struct store *s);
+
+/* Rounded up: a lease may live longer than its time, never shorter. */
+static void checkpoint(struct loop_timer *t) {
+    struct store *s = CONTAINER_OF(t, struct store, checkpoint_timer);
+    struct lease_left *v = mem_array(NULL, LEFT_CHUNK, sizeof(*v), LEFT_CHUNK);
+    struct map_iter it = {0};
+    struct map_entry *me;
+    size_t n = 0;
+    CHECK(v);
+    while (map_next(&s->leases, &it, &me)) {
+        struct lease *le = me->value;
+        if (le->revoking || le->ttl <= s->o.lease_checkpoint_s) {
+            continue;
+        }
+        v[n++] = (struct lease_left){le->id, left_of(s, le) + 1};
+        if (n == LEFT_CHUNK) {
+            keep_chunk(s, v, n);
+            n = 0;
+        }
+    }
+    if (n) {
+        keep_chunk(s, v, n);
+    }
+    free(v);
+    checkpoint_arm(s);
+}
+
+static void checkpoint_arm(struct store *s) {
+    if (s->o.lease_checkpoint_s && s->leases.n && !loop_timer_active(&s->checkpoint_timer)) {
+        loop_timer_start(s->l, &s->checkpoint_timer, s->o.lease_checkpoint_s * NS_PER_S, checkpoint,
+                         "store-lease-time");
+    }
+}
+
+void lease_kept(struct store *s, const struct wr *w) {
+    struct lease_left left;
+    for (int64_t i = 0; i < w->a && w->rc == 0; i++) {
+        memcpy(&left, w->own + (size_t)i * sizeof(left), sizeof(left));
+        struct lease *le = find(s, left.id);
+        if (le) {
+            le->left = left.left;
+        }
+    }
+}
+
 void lease_granted(struct store *s, int64_t id, int64_t ttl, int64_t left) {
     struct lease *le = new_zero(struct lease);
     le->s = s;
     le->id = id;
     le->ttl = ttl;
+    le->left = left > 0 && left < ttl ? left : 0;
+    list_init(&le->link);
     map_put(&s->leases, key_of(&id), le);
-    arm(le, left > 0 && left < ttl ? left : ttl);
+    arm(le, le->left ? le->left : ttl);
+    checkpoint_arm(s);
 }
 
 void lease_gone(struct store *s, int64_t id) {
     struct lease *le = map_del(&s->leases, key_of(&id));
     if (le) {
+        list_del(&le->link);
         loop_timer_stop(&le->timer);
         free(le);
     }
@@ -55,6 +141,11 @@ void lease_revoke_failed(struct store *s, int64_t id) {
 }
 
 int lease_load(struct store *s, struct err *e) {
+    /* Times kept by a run with checkpoints would be too short after one without. */
+    int whole = s->o.lease_checkpoint_s ? 0 : db_run(&s->wr.db, ST_LEASE_WHOLE, e);
+    if (whole < 0) {
+        return whole;
+    }
     sqlite3_stmt *st = db_stmt(&s->rd, ST_LEASE_ALL, e);
     if (!st) {
         return -(int)e->code;
@@ -72,6 +163,7 @@ int lease_load(struct store *s, struct err *e) {
 }
 
 void lease_fini(struct store *s) {
+    loop_timer_stop(&s->checkpoint_timer);
     struct map_iter it = {0};
     struct map_entry *me;
     while (map_next(&s->leases, &it, &me)) {
@@ -108,22 +200,50 @@ void engine_lease_revoke(struct store *s, int64_t id, store_done *done, void *ct
     store_submit(s, w);
 }
 
-int store_lease_keepalive(struct store *s, int64_t id, int64_t *ret_ttl, struct err *e) {
+struct renewal {
+    struct store *s;
+    store_lease_done *done;
+    void *ctx;
+    int64_t id;
+};
+
+static void renewed(void *ctx, int rc, int64_t n, int64_t unused, const struct err *e) {
+    struct renewal r = *(struct renewal *)ctx;
+    struct lease *le = find(r.s, r.id);
+    struct err gone = ERR_INIT;
+    (void)n;
+    (void)unused;
+    free(ctx);
+    if (rc == 0 && (!le || le->revoking)) {
+        rc = err_pub(&gone, ERR_NOT_FOUND, STORE_E_NO_LEASE);
+        e = &gone;
+    } else if (rc == 0) {
+        arm(le, le->ttl);
+    }
+    r.done(r.ctx, rc, r.id, rc == 0 ? le->ttl : 0, e);
+}
+
+int store_lease_keepalive(struct store *s, int64_t id, store_lease_done *done, void *ctx,
+                          int64_t *ret_ttl, struct err *e) {
     struct lease *le = find(s, id);
     if (!le || le->revoking) {
         return err_pub(e, ERR_NOT_FOUND, STORE_E_NO_LEASE);
     }
     arm(le, le->ttl);
     *ret_ttl = le->ttl;
-    return 0;
-}
-
-static int64_t left_of(const struct store *s, const struct lease *le) {
-    uint64_t now = loop_now(s->l);
-    if (!loop_timer_active(&le->timer) || le->timer.due_ns <= now) {
-        return le->revoking ? -1 : 0;
+    if (!le->left || s->closing) {
+        return 0;
     }
-    return (int64_t)((le->timer.due_ns - now) / NS_PER_S);
+    struct renewal *r = new_zero(struct renewal);
+    *r = (struct renewal){s, done, ctx, id};
+    struct lease_left whole = {id, 0};
+    struct wr *w = wr_new(WR_LEFT, sizeof(whole));
+    memcpy(w->own, &whole, sizeof(whole));
+    w->a = 1;
+    w->cb.lease_done = renewed;
+    w->ctx = r;
+    store_submit(s, w);
+    return STORE_LATER;
 }
 
 int store_lease_get(struct store *s, int64_t id, struct store_lease_info *ret, struct err *e) {

@@ -339,13 +339,13 @@ TEST(store, leases) {
     ASSERT_OK(store_lease_get(b.s, 7, &li, &e), &e);
     ASSERT_EQ(1000, li.granted_ttl);
     int64_t ttl;
-    ASSERT_OK(store_lease_keepalive(b.s, 7, &ttl, &e), &e);
+    ASSERT_OK(store_lease_keepalive(b.s, 7, NULL, NULL, &ttl, &e), &e);
     ASSERT_OK(box_revoke(&b, 7, &e), &e);
     ASSERT_RANGE("b=2@3/5/2 c=1@4/4/1", &b, "a", "z", 0);
     ASSERT_EQ(6, store_rev(b.s));
     ASSERT_ERR(-ERR_NOT_FOUND, box_revoke(&b, 7, &e));
     err_reset(&e);
-    ASSERT_ERR(-ERR_NOT_FOUND, store_lease_keepalive(b.s, 7, &ttl, &e));
+    ASSERT_ERR(-ERR_NOT_FOUND, store_lease_keepalive(b.s, 7, NULL, NULL, &ttl, &e));
     arena_fini(&a);
     box_fini(&b);
 }

@@ -177,13 +177,16 @@ static int run_compact(struct batch *b, struct wr *w) {
 
 static int run_left(struct batch *b, struct wr *w) {
     struct db *d = &b->s->wr.db;
+    struct lease_left left;
     sqlite3_stmt *st = db_stmt(d, ST_LEASE_LEFT, &w->err);
-    if (!st) {
-        return failed(&w->err);
+    int rc = st ? 0 : failed(&w->err);
+    for (int64_t i = 0; i < w->a && rc == 0; i++) {
+        memcpy(&left, w->own + (size_t)i * sizeof(left), sizeof(left));
+        sqlite3_bind_int64(st, 1, left.id);
+        sqlite3_bind_int64(st, 2, left.left);
+        rc = db_done(d, st, "keeping a lease's time", &w->err);
     }
-    sqlite3_bind_int64(st, 1, w->a);
-    sqlite3_bind_int64(st, 2, w->b);
-    return db_done(d, st, "saving a lease's time", &w->err);
+    return rc;
 }
 
 /* With the CORRUPT alarm nothing of the keys may change any more, as in etcd. */
@@ -326,9 +329,13 @@ static void answer(struct store *s, struct wr *w) {
             store_txn_free(w->txn);
         }
         break;
-    case WR_GRANT: w->cb.lease_done(w->ctx, w->rc, w->a, w->b, e); break;
-    case WR_REVOKE:
+    case WR_GRANT:
     case WR_LEFT:
+        if (w->cb.lease_done) {
+            w->cb.lease_done(w->ctx, w->rc, w->a, w->b, e);
+        }
+        break;
+    case WR_REVOKE:
     case WR_ALARM:
     case WR_AUX:
     case WR_COMPACT:
@@ -354,14 +361,17 @@ static void take_effect(struct store *s, struct wr *w) {
         } else {
             lease_revoke_failed(s, w->a);
         }
+        if (w->flag) {
+            lease_revoked(s);
+        }
         break;
+    case WR_LEFT: lease_kept(s, w); break;
     case WR_COMPACT:
         if (w->rc == 0) {
             store_compacted(s, w);
         }
         break;
     case WR_TXN:
-    case WR_LEFT:
     case WR_ALARM:
     case WR_AUX:
     case WR_MAX_: break;

@@ -388,9 +388,6 @@ static void on_body(struct http_req *r, int rc, struct span body, void *ctx) {
         rpc_status(c, 3, STORE_E_TOO_LARGE);
     } else if (rc == 0) {
         one_request(c, body);
-        if (rpc_open(c) && c->m->call == lease_keepalive) {
-            rpc_end(c);
-        }
     }
     rpc_unref(c);
 }

@@ -232,6 +232,34 @@ void lease_revoke(struct rpc *c, struct span m) {
 }
 
 /* An unknown lease is told by a TTL of zero, not by an error. */
+static void keepalive_answer(struct rpc *c, int64_t id, int64_t ttl) {
+    struct buf b = rpc_buf(c);
+    enc_header(&b, 1, c->v, store_rev(c->v->st));
+    wire_i64(&b, 2, id);
+    wire_i64(&b, 3, ttl);
+    rpc_send(c, &b);
+    if (c->route) { /* JSON: one request, one answer */
+        rpc_end(c);
+    }
+}
+
+struct keepalive {
+    struct rpc *c;
+    int64_t id; /* as the client calls it */
+};
+
+static void keepalive_done(void *ctx, int rc, int64_t unused, int64_t ttl, const struct err *e) {
+    struct keepalive *k = ctx;
+    (void)unused;
+    if (rpc_open(k->c) && rc < 0 && rc != -ERR_NOT_FOUND) {
+        rpc_fail(k->c, e);
+    } else if (rpc_open(k->c)) {
+        keepalive_answer(k->c, k->id, rc < 0 ? 0 : ttl);
+    }
+    rpc_unref(k->c);
+    free(k);
+}
+
 void lease_keepalive(struct rpc *c, struct span m) {
     int64_t id, unused, ttl = 0;
     struct err e = ERR_INIT;
@@ -243,12 +271,15 @@ void lease_keepalive(struct rpc *c, struct span m) {
         rpc_fail(c, &e);
         return;
     }
-    int rc = store_lease_keepalive(c->v->st, ns_lease(c->ns, id), &ttl, &e);
-    struct buf b = rpc_buf(c);
-    enc_header(&b, 1, c->v, store_rev(c->v->st));
-    wire_i64(&b, 2, id);
-    wire_i64(&b, 3, rc < 0 ? 0 : ttl);
-    rpc_send(c, &b);
+    struct keepalive *k = new_zero(struct keepalive);
+    *k = (struct keepalive){c, id};
+    int rc = store_lease_keepalive(c->v->st, ns_lease(c->ns, id), keepalive_done, k, &ttl, &e);
+    if (rc == STORE_LATER) {
+        rpc_ref(c);
+        return;
+    }
+    free(k);
+    keepalive_answer(c, id, rc < 0 ? 0 : ttl);
 }
 
 void lease_ttl(struct rpc *c, struct span m) {

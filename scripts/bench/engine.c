@@ -397,7 +397,7 @@ static void leases(struct bench *b, uint64_t n) {
     for (uint64_t i = 1; i <= n; i++) {
         int64_t ttl;
         struct err e = ERR_INIT;
-        if (store_lease_keepalive(b->s, (int64_t)i, &ttl, &e) < 0) {
+        if (store_lease_keepalive(b->s, (int64_t)i, NULL, NULL, &ttl, &e) < 0) {
             die("keepalive", &e);
         }
     }

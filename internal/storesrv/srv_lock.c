@@ -10,7 +10,8 @@ struct turn {
     struct rpc *c;
     struct span name, prefix, key, value; /* in the call's arena */
     int64_t lease, rev;                   /* rev: create revision of our key */
-    bool campaign, mine;
+    int64_t queued_rev;                   /* revision of the store when it was queued */
+    bool campaign, mine, waited;
     struct store_watch *w;
 };
 
@@ -93,7 +94,8 @@ static void got_it(struct turn *t) {
     }
     t->mine = true;
     struct buf b = rpc_buf(c);
-    enc_header(&b, 1, c->v, store_rev(c->v->st));
+    /* etcd's header is that of the last request it made itself. */
+    enc_header(&b, 1, c->v, t->campaign || !t->waited ? t->queued_rev : store_rev(c->v->st));
     if (t->campaign) {
         enc_leader(&b, 2, t);
     } else {
@@ -140,6 +142,7 @@ static void next_in_line(struct turn *t) {
     } else if (!n) {
         got_it(t);
     } else {
+        t->waited = true;
         gateway_waiting(c);
     }
 }
@@ -162,6 +165,7 @@ static void enqueued(void *ctx, struct store_txn *x, int rc, const struct err *e
     struct turn *t = ctx;
     struct rpc *c = t->c;
     if (rc == 0) {
+        t->queued_rev = x->rev;
         t->rev = x->body.succeeded          ? x->rev
                  : x->body.els.v[0].range.n ? x->body.els.v[0].range.kvs[0].create_rev
                                             : 0;
@@ -328,8 +332,10 @@ static void as_leader(struct rpc *c, struct span m, bool resign) {
     struct leader l = {0};
     struct span value = SPAN_LIT("");
     int rc, bad_leader = 0;
+    bool given = false;
     while ((rc = wire_next(&m, &f)) > 0) {
         if (f.no == 1) {
+            given = true;
             bad_leader = dec_leader(f.bytes, &l);
         } else if (f.no == 2) {
             value = f.bytes;
@@ -339,8 +345,8 @@ static void as_leader(struct rpc *c, struct span m, bool resign) {
         bad(c);
         return;
     }
-    if (!l.key.n) {
-        rpc_status(c, 3, "\"leader\" field must be provided");
+    if (!given) {
+        rpc_status(c, 2, "\"leader\" field must be provided");
         return;
     }
     struct store_txn *x = store_txn_new(0);

@@ -60,7 +60,9 @@ UserAddOptions 1:no_password:i
 UserAddRequest 1:name:s 2:password:s 3:options:UserAddOptions 4:hashedPassword:s
 UserPasswordRequest 1:name:s 2:password:s 3:hashedPassword:s
 NameRequest 1:name:s
-UserRoleRequest 1:name:s 2:role:s
+RoleRequest 1:role:s
+UserRoleRequest 1:user:s 2:role:s
+UserRoleRevokeRequest 1:name:s 2:role:s
 UserGetResponse 1:header:ResponseHeader 2:roles:*s
 RoleGetResponse 1:header:ResponseHeader 2:perm:*Permission
 UserListResponse 1:header:ResponseHeader 2:users:*s
@@ -115,11 +117,11 @@ user_list Auth UserList Empty UserListResponse
 user_delete Auth UserDelete NameRequest HeaderResponse
 user_password Auth UserChangePassword UserPasswordRequest HeaderResponse
 user_grant Auth UserGrantRole UserRoleRequest HeaderResponse
-user_revoke Auth UserRevokeRole UserRoleRequest HeaderResponse
+user_revoke Auth UserRevokeRole UserRoleRevokeRequest HeaderResponse
 role_add Auth RoleAdd NameRequest HeaderResponse
-role_get Auth RoleGet NameRequest RoleGetResponse
+role_get Auth RoleGet RoleRequest RoleGetResponse
 role_list Auth RoleList Empty RoleListResponse
-role_delete Auth RoleDelete NameRequest HeaderResponse
+role_delete Auth RoleDelete RoleRequest HeaderResponse
 role_grant Auth RoleGrantPermission RoleGrantRequest HeaderResponse
 role_revoke Auth RoleRevokePermission RoleRevokeRequest HeaderResponse
 lock v3lockpb.Lock Lock LockRequest LockResponse
@@ -181,7 +183,7 @@ def encode(message, fields, value_of=lambda v: v):
                 if not data and not isinstance(values, list) and (message, name) != ("Compare", "value"):
                     continue
             else:
-                data = encode(kind, v, value_of)
+                data = encode(kind, v or {}, value_of)
             out += varint(no << 3 | 2) + varint(len(data)) + data
     return bytes(out)
 

@@ -14,7 +14,7 @@ class Gen:
         self.r, self.kind, self.version, self.left = rnd, kind, version, n
         self.pair = None
         self.watches = {}  # (client, slot): ids that are alive
-        self.grants = self.waits = 0
+        self.grants = self.waits = self.observers = 0
         self.server_ids = self.chance(0.5)  # ids of leases that the servers choose make their hashes differ
         self.locks, self.leaders = [], []
         self.full, self.full_kind = False, 0
@@ -238,7 +238,7 @@ class Gen:
         ops = [as_(0, "user_add", name=u, password="p1") for u in ("root", "u1", "u2")]
         ops += [as_(0, "role_add", name=r) for r in ("root", "r1", "r2")]
         ops += [as_(0, "role_grant", name="r1", perm={"permType": 2, "key": b"a", "range_end": b"b"}),
-                as_(0, "role_grant", name="r2", perm={"permType": 0, "key": b"", "range_end": b"\x00"}),
+                as_(0, "role_grant", name="r2", perm={"permType": 0, "key": b"\x00", "range_end": b"\x00"}),
                 as_(0, "user_grant", user="root", role="root"), as_(0, "user_grant", user="u1", role="r1"),
                 as_(0, "user_grant", user="u2", role="r2"), as_(0, "put", key=b"a", value=b"1"), as_(0, "auth_enable")]
         return ops + [as_(i, "authenticate", name=u, password="p1") for i, u in enumerate(("root", "u1", "u2", "u1"))]
@@ -293,7 +293,7 @@ class Gen:
         return [(6, self.lock), (6, self.unlock), (6, self.campaign), (6, self.resign),
                 (4, lambda: self.call("proclaim", {"leader": self.leader(), "value": b"p%d" % self.r.randint(0, 9)})),
                 (4, lambda: self.call("leader", {"name": self.name()})),
-                (2, lambda: {"client": self.client(), "slot": self.pick(0, 1, 2), "observe": self.name()}),
+                (1, self.observe),
                 (2, lambda: self.call("range", {"key": b"\x00", "range_end": b"\x00"})),
                 (2, lambda: self.call("put", {"key": self.pick(b"n/x", b"m"), "value": b"1", "lease": self.pick(0, 0, 1)})),
                 (1, lambda: self.call("revoke", {"ID": self.r.randint(1, 5)})),
@@ -301,6 +301,10 @@ class Gen:
 
     def name(self):
         return self.pick(b"m", b"n", b"n")
+
+    def observe(self):
+        self.observers += 1
+        return {"client": self.client(), "slot": self.observers, "observe": self.name()}
 
     def lock(self):
         self.waits += 1

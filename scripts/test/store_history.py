@@ -334,6 +334,10 @@ class Pair:
 
     def state(self):
         a, b = self.both(lambda s: s.seen() | {("call", n): [v] for n, v in s.finished().items()})
+        for key, (answer,) in [(k, v) for k, v in a.items() if k[0] == "call"]:
+            if key in b and self.allow(self.version, {"call": answer[0]}, answer[1], b[key][0][1], self):
+                a[key] = b[key]
+                self.theirs.names.pop(self.theirs.pending[key[1]][1].get("save"), None)
         return a, b
 
     def do_sync(self, op):

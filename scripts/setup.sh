@@ -26,7 +26,7 @@ upstream="$test dpkg-dev rsync patch"
 case ${1:-} in
 build) packages=$build tools= ;;
 demo) packages=$demo tools= ;;
-test) packages=$test tools="etcd34 etcd35" ;;
+test) packages=$test tools="etcd34 etcd35" wishes=etcd35new ;;
 bench) packages=$bench tools=etcd35 ;;
 upstream) packages=$upstream tools="etcd34 etcd35" ;;
 *)
@@ -49,6 +49,7 @@ missing() {
 fetch_tools() {
     # shellcheck disable=SC2086
     [ -z "$tools" ] || "$(dirname "$0")/tools.sh" $tools >/dev/null
+    [ -z "${wishes:-}" ] || "$(dirname "$0")/tools.sh" $wishes >/dev/null || say "without $wishes"
 }
 
 wanted=$(missing)

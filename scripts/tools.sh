@@ -6,6 +6,7 @@
 #   KFARM_DEB_MIRROR=url       mirror to use (default: that of the running system's own apt lists)
 #
 #   etcd34, etcd35             usr/bin/{etcd,etcdctl} of that version (3.5: etcdutl too)
+#   etcd35new                  the last 3.5, whose users may less; from Debian's next release, until that has a 3.6
 #
 # Packages come from the suite named here by an apt with lists of its own, which checks the archive's
 # signatures. A result is made in a temporary folder and renamed, under a lock: it is whole or absent.
@@ -45,6 +46,11 @@ make_etcd34() {
 
 make_etcd35() {
     unpack_packages trixie "$1" etcd-server etcd-client
+    want_version "$1" 3.5
+}
+
+make_etcd35new() {
+    unpack_packages forky "$1" etcd-server etcd-client
     want_version "$1" 3.5
 }
 

@@ -265,6 +265,10 @@ static void create(struct wstream *ws, struct span m) {
     if (!k.q.key.n) { /* etcd: an empty key means the first possible one */
         k.q.key = SPAN_LIT("\0");
     }
+    if (k.q.start_rev < 0) { /* refused first, and with this text, by the last etcds of 3.5 */
+        refuse_watch(ws, -1, STORE_E_COMPACTED);
+        return;
+    }
     bool from = k.q.end.n == 1 && k.q.end.p[0] == 0;
     struct span key = k.q.key, end = k.q.end;
     if (ns) {

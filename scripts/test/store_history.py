@@ -272,7 +272,7 @@ class Pair:
         self.version, self.allow = version, allow or (lambda *_: False)
         self.ours = self.theirs = None
         # Costs that make etcd's own answers slow; they do not change what is answered.
-        quick = ["--bcrypt-cost", "4"] + (["--unsafe-no-fsync"] if version == "3.5" else [])
+        quick = ["--bcrypt-cost", "4"] + (["--unsafe-no-fsync"] if version.startswith("3.5") else [])
         self.theirs = Side("etcd", version, quick)
         try:
             self.ours = Side("kfarm")

@@ -21,7 +21,8 @@ def free_port():
 
 
 def etcd_binary(version="3.4", name="etcd"):
-    """etcd, etcdctl or etcdutl of this version, which scripts/tools.sh has put into the cache; None: not to be had."""
+    """etcd, etcdctl or etcdutl of this version (3.4, 3.5, 3.5new), which scripts/tools.sh has put into the cache; None: not
+    to be had."""
     cache = os.environ.get("KFARM_CACHE", os.path.expanduser("~/.cache/kfarm"))
     binary = os.path.join(cache, "etcd" + version.replace(".", ""), "usr", "bin", name)
     if not os.path.exists(binary):

@@ -99,18 +99,6 @@ $(B)/kfarm.debug: $(call objs,rel,$(cmd_c) $(lib_c)) | $(B)/deps.stamp
 	  -Wl,-z,noexecstack -Wl,-z,stack-size=1048576 -Wl,--build-id=sha1 -o $@ $(filter %.o,$^) \
 	  $(rel_libs)
 
-# The benchmarks' load generator for etcd's API: of ours only bytes and protobuf.
-load_c := $(wildcard scripts/bench/*load.c internal/base/*.c) internal/wire/wire.c
-load_c := $(filter-out %_test.c,$(load_c))
--include $(patsubst %.o,%.d,$(call objs,rel,$(load_c)))
-
-$(B)/etcdload: $(call objs,rel,$(load_c)) | $(B)/deps.stamp
-	$(call say,link,$@)musl-gcc -static -no-pie -g -o $@ $^ $(rel_libs)
-
-# The store's engine alone, in process.
-$(B)/bench-engine: $(call objs,rel,scripts/bench/engine.c $(lib_c)) | $(B)/deps.stamp
-	$(call say,link,$@)musl-gcc -static -no-pie -g -Wl,--gc-sections -o $@ $(filter %.o,$^) $(rel_libs)
-
 # --- dependencies, generated sources -------------------------------------------------------------
 
 deps_inputs := scripts/deps.sh scripts/deps.lock scripts/deps.mk $(wildcard scripts/deps/*)
@@ -187,6 +175,17 @@ $(B)/fuzz/kfarm-fuzz: $(call objs,fuzz,$(t_c) $(fuzz_c)) $(B)/fuzz/libkfarm.a
 
 clang: $(call objs,clang,$(cmd_c) $(lib_c) $(t_c) $(lin_c) $(test_c) $(fuzz_c))
 	@echo 'clang: clean'
+
+# --- programs of the benchmarks ------------------------------------------------------------------
+
+# The load generator for etcd's API.
+$(B)/etcdload: $(call objs,rel,scripts/bench/etcdload.c scripts/bench/load.c $(lib_c)) | $(B)/deps.stamp
+	$(call say,link,$@)musl-gcc -static -no-pie -g -Wl,--gc-sections -o $@ $(filter %.o,$^) $(rel_libs)
+
+# The store's engine alone, in process.
+$(B)/bench-engine: $(call objs,rel,scripts/bench/engine.c $(lib_c)) | $(B)/deps.stamp
+	$(call say,link,$@)musl-gcc -static -no-pie -g -Wl,--gc-sections -o $@ $(filter %.o,$^) $(rel_libs)
+-include $(patsubst %.c,$(B)/obj/rel/%.d,$(wildcard scripts/bench/*.c))
 
 # --- lint ----------------------------------------------------------------------------------------
 

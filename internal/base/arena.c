@@ -1,5 +1,7 @@
 #include "internal/base/arena.h"
 
+#include "internal/base/pool.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +21,14 @@ static size_t block_for(const struct arena *a, size_t want) {
     return want > cap ? want : cap;
 }
 
+static void block_free(const struct arena *a, struct arena_block *b) {
+    if (a->pool) {
+        pool_put(a->pool, b);
+    } else {
+        free(b);
+    }
+}
+
 void *arena_alloc(struct arena *a, size_t n) {
     size_t want;
     if (ck_add(n, 15u, &want)) {
@@ -33,7 +43,7 @@ void *arena_alloc(struct arena *a, size_t n) {
             return NULL;
         }
         cap = cap < left ? cap : left & ~(size_t)15;
-        b = calloc(1, sizeof(*b) + cap);
+        b = a->pool ? pool_zero(a->pool, sizeof(*b) + cap) : calloc(1, sizeof(*b) + cap);
         if (!b) {
             return NULL;
         }
@@ -78,7 +88,7 @@ void arena_reset(struct arena *a) {
     struct arena_block *b = a->head;
     while (b && b->next) {
         struct arena_block *next = b->next;
-        free(b);
+        block_free(a, b);
         b = next;
     }
     a->head = b;
@@ -92,7 +102,7 @@ void arena_reset(struct arena *a) {
 void arena_fini(struct arena *a) {
     while (a->head) {
         struct arena_block *next = a->head->next;
-        free(a->head);
+        block_free(a, a->head);
         a->head = next;
     }
     a->used = 0;

@@ -14,9 +14,12 @@
 struct arena {
     struct arena_block *head;
     size_t used, max;
+    struct pool *pool; /* where blocks come from; NULL: malloc */
 };
 
-#define ARENA_INIT(max_bytes) {NULL, 0, (max_bytes)}
+#define ARENA_INIT(max_bytes) {NULL, 0, (max_bytes), NULL}
+/* Of one thread, which is the pool's. */
+#define ARENA_POOL(max_bytes, from) {NULL, 0, (max_bytes), (from)}
 
 NODISCARD void *arena_alloc(struct arena *a, size_t n);
 #define arena_new(a, T) ((T *)arena_alloc((a), sizeof(T)))

@@ -38,7 +38,8 @@ int grpc_message(struct buf *b, struct span text) {
 }
 
 void grpc_reader_init(struct grpc_reader *r) {
-    *r = (struct grpc_reader){BUF_INIT(LIM_GRPC_MESSAGE + PREFIX + 65536), 0, LIM_GRPC_MESSAGE, 0};
+    *r = (struct grpc_reader){.in = BUF_INIT(LIM_GRPC_MESSAGE + PREFIX + 65536),
+                              .max = LIM_GRPC_MESSAGE};
 }
 
 void grpc_reader_fini(struct grpc_reader *r) {
@@ -53,17 +54,36 @@ void grpc_reader_set_max(struct grpc_reader *r, size_t max) {
 int grpc_feed(struct grpc_reader *r, struct span data) {
     buf_drop(&r->in, r->taken);
     r->taken = 0;
+    buf_span(&r->in, r->lent);
+    r->lent = SPAN_EMPTY;
     return buf_span(&r->in, data);
+}
+
+int grpc_lend(struct grpc_reader *r, struct span data) {
+    if (r->lent.n || r->in.n > r->taken) {
+        return grpc_feed(r, data);
+    }
+    buf_drop(&r->in, r->taken);
+    r->taken = 0;
+    r->lent = data;
+    return 0;
+}
+
+/* What is left of the data is kept, since it ends with this call. */
+static int wait_for_more(struct grpc_reader *r) {
+    struct span rest = r->lent;
+    r->lent = SPAN_EMPTY;
+    return rest.n ? buf_span(&r->in, rest) : 0;
 }
 
 int grpc_next(struct grpc_reader *r, struct span *ret) {
     buf_drop(&r->in, r->taken);
     r->taken = 0;
-    struct span s = buf_view(&r->in);
+    struct span s = r->lent.n ? r->lent : buf_view(&r->in);
     uint8_t compressed;
     uint32_t n;
     if (span_u8(&s, &compressed) < 0 || span_be32(&s, &n) < 0) {
-        return 0;
+        return wait_for_more(r);
     }
     if (compressed) {
         return -ERR_INVALID;
@@ -73,9 +93,13 @@ int grpc_next(struct grpc_reader *r, struct span *ret) {
         return -ERR_LIMIT;
     }
     if (span_take(&s, n, ret) < 0) {
-        return 0;
+        return wait_for_more(r);
     }
-    r->taken = PREFIX + (size_t)n;
+    if (r->lent.n) {
+        r->lent = s;
+    } else {
+        r->taken = PREFIX + (size_t)n;
+    }
     return 1;
 }
 

@@ -20,7 +20,8 @@ void grpc_end(struct buf *b, size_t mark);
 int grpc_message(struct buf *b, struct span text);
 
 struct grpc_reader {
-    struct buf in;
+    struct buf in;     /* the beginning of a message whose rest has not come */
+    struct span lent;  /* what was lent and not taken yet; `in` is empty then */
     size_t taken, max; /* max: of a message */
     uint32_t refused;  /* length of the one that was too large */
 };
@@ -28,6 +29,8 @@ void grpc_reader_init(struct grpc_reader *r);
 void grpc_reader_set_max(struct grpc_reader *r, size_t max);
 void grpc_reader_fini(struct grpc_reader *r);
 NODISCARD int grpc_feed(struct grpc_reader *r, struct span data);
+/* The same without copying whole messages: the data must stay until grpc_next has returned 0 or less. */
+NODISCARD int grpc_lend(struct grpc_reader *r, struct span data);
 /* 1 and a message (valid until the next call), 0 when more bytes are needed, or negative. */
 NODISCARD int grpc_next(struct grpc_reader *r, struct span *ret);
 

@@ -8,74 +8,88 @@ struct h2 {
     nghttp2_session *s;
     struct h2_cb cb;
     void *ctx;
+    struct pool *pool;
     bool is_server, goaway_seen, settings_seen;
     /* header list being received: HEADERS and CONTINUATION of two streams never mix */
-    struct buf text;
-    struct h2_header *fields; /* LIM_H2_FIELDS, only while a list is being received */
-    size_t n_fields;
+    struct field *fields;
+    size_t n_fields, cap_fields, field_bytes;
     bool too_large;
 };
 
+struct field {
+    nghttp2_rcbuf *name, *value; /* referenced */
+};
+
 /* ---- receiving ---- */
+
+static void drop_fields(struct h2 *h) {
+    for (size_t i = 0; i < h->n_fields; i++) {
+        nghttp2_rcbuf_decref(h->fields[i].name);
+        nghttp2_rcbuf_decref(h->fields[i].value);
+    }
+    pool_put(h->pool, TAKE(h->fields));
+    h->n_fields = h->cap_fields = h->field_bytes = 0;
+}
 
 static int on_begin(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
     struct h2 *h = ctx;
     (void)s;
     (void)f;
-    buf_reset(&h->text);
-    if (!h->fields) {
-        h->fields = mem_zero_alloc(LIM_H2_FIELDS * sizeof(*h->fields));
-    }
-    h->n_fields = 0;
+    drop_fields(h);
     h->too_large = false;
     return 0;
 }
 
-/* Offsets first: the text may still move. */
-static int on_header(nghttp2_session *s, const nghttp2_frame *f, const uint8_t *name, size_t name_n,
-                     const uint8_t *value, size_t value_n, uint8_t flags, void *ctx) {
+static int on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name,
+                     nghttp2_rcbuf *value, uint8_t flags, void *ctx) {
     struct h2 *h = ctx;
     (void)s;
     (void)f;
     (void)flags;
-    if (!h->fields || h->n_fields == LIM_H2_FIELDS ||
-        name_n + value_n > LIM_H2_HEADERS - h->text.n) {
+    size_t n = nghttp2_rcbuf_get_buf(name).len + nghttp2_rcbuf_get_buf(value).len;
+    if (h->n_fields == LIM_H2_FIELDS || n > LIM_H2_HEADERS - h->field_bytes) {
         h->too_large = true;
         return 0;
     }
-    h->fields[h->n_fields++] = (struct h2_header){{NULL, name_n}, {NULL, value_n}};
-    buf_add(&h->text, name, name_n);
-    buf_add(&h->text, value, value_n);
+    if (h->n_fields == h->cap_fields) {
+        h->cap_fields = h->cap_fields ? 2 * h->cap_fields : 15;
+        h->fields = pool_resize(h->pool, h->fields, h->cap_fields * sizeof(*h->fields));
+        CHECK(h->fields);
+    }
+    h->fields[h->n_fields++] = (struct field){name, value};
+    h->field_bytes += n;
+    nghttp2_rcbuf_incref(name);
+    nghttp2_rcbuf_incref(value);
     return 0;
 }
 
-static enum h2_kind kind_of(const struct h2 *h, const nghttp2_frame *f) {
+static struct span text_of(nghttp2_rcbuf *b) {
+    nghttp2_vec v = nghttp2_rcbuf_get_buf(b);
+    return span_of(v.base, v.len);
+}
+
+static enum h2_kind kind_of(const struct h2_header *hs, size_t n, const nghttp2_frame *f) {
     if (f->headers.cat == NGHTTP2_HCAT_REQUEST) {
         return H2_REQUEST;
     }
-    if (h->n_fields && span_eq_str(h->fields[0].name, ":status")) {
-        return span_starts(h->fields[0].value, "1") ? H2_INTERIM : H2_RESPONSE;
+    if (n && span_eq_str(hs[0].name, ":status")) {
+        return span_starts(hs[0].value, "1") ? H2_INTERIM : H2_RESPONSE;
     }
     return H2_TRAILERS;
 }
 
 static void give_headers(struct h2 *h, const nghttp2_frame *f) {
-    struct span rest = buf_view(&h->text);
+    struct h2_header hs[LIM_H2_FIELDS];
     for (size_t i = 0; i < h->n_fields; i++) {
-        struct h2_header *x = &h->fields[i];
-        IGNORE_ERR(span_take(&rest, x->name.n, &x->name), "as stored");
-        IGNORE_ERR(span_take(&rest, x->value.n, &x->value), "as stored");
+        hs[i] = (struct h2_header){text_of(h->fields[i].name), text_of(h->fields[i].value)};
     }
-    struct h2_headers hs = {.kind = kind_of(h, f),
-                            .h = h->fields,
-                            .n = h->n_fields,
-                            .too_large = h->too_large,
-                            .end = (f->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0};
-    h->cb.on_headers(h, f->hd.stream_id, &hs, h->ctx);
-    free(TAKE(h->fields));
-    h->n_fields = 0;
-    buf_fini(&h->text);
-    buf_init(&h->text, LIM_H2_HEADERS);
+    struct h2_headers list = {.kind = kind_of(hs, h->n_fields, f),
+                              .h = hs,
+                              .n = h->n_fields,
+                              .too_large = h->too_large,
+                              .end = (f->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0};
+    h->cb.on_headers(h, f->hd.stream_id, &list, h->ctx);
+    drop_fields(h);
 }
 
 static int on_frame(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
@@ -166,13 +180,27 @@ size_t h2_out(struct h2 *h, const uint8_t **ret) {
 
 /* ---- life ---- */
 
+static void *mem_get(size_t n, void *pool) {
+    return pool_get(pool, n);
+}
+static void mem_put(void *p, void *pool) {
+    pool_put(pool, p);
+}
+static void *mem_resize(void *p, size_t n, void *pool) {
+    return pool_resize(pool, p, n);
+}
+static void *mem_zero(size_t n, size_t size, void *pool) {
+    size_t all;
+    return ck_mul(n, size, &all) ? NULL : pool_zero(pool, all);
+}
+
 static nghttp2_session *session_new(struct h2 *h) {
     nghttp2_session_callbacks *cb = NULL;
     nghttp2_option *opt = NULL;
     nghttp2_session *s = NULL;
     CHECK(nghttp2_session_callbacks_new(&cb) == 0 && nghttp2_option_new(&opt) == 0);
     nghttp2_session_callbacks_set_on_begin_headers_callback(cb, on_begin);
-    nghttp2_session_callbacks_set_on_header_callback(cb, on_header);
+    nghttp2_session_callbacks_set_on_header_callback2(cb, on_header);
     nghttp2_session_callbacks_set_on_frame_recv_callback(cb, on_frame);
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cb, on_data);
     nghttp2_session_callbacks_set_on_stream_close_callback(cb, on_close);
@@ -180,8 +208,9 @@ static nghttp2_session *session_new(struct h2 *h) {
     nghttp2_option_set_no_auto_window_update(opt, 1);
     nghttp2_option_set_no_closed_streams(opt,
                                          1); /* priorities are not used: no memory for the dead */
-    int rc = h->is_server ? nghttp2_session_server_new2(&s, cb, h, opt)
-                          : nghttp2_session_client_new2(&s, cb, h, opt);
+    nghttp2_mem mem = {h->pool, mem_get, mem_put, mem_zero, mem_resize};
+    int rc = h->is_server ? nghttp2_session_server_new3(&s, cb, h, opt, &mem)
+                          : nghttp2_session_client_new3(&s, cb, h, opt, &mem);
     CHECK(rc == 0); /* fails only without memory */
     nghttp2_option_del(opt);
     nghttp2_session_callbacks_del(cb);
@@ -193,7 +222,7 @@ struct h2 *h2_new(const struct h2_opts *o, const struct h2_cb *cb, void *ctx) {
     h->cb = *cb;
     h->ctx = ctx;
     h->is_server = o->is_server;
-    buf_init(&h->text, LIM_H2_HEADERS);
+    h->pool = o->pool;
     h->s = session_new(h);
     nghttp2_settings_entry set[] = {
         {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, o->max_streams},
@@ -210,9 +239,8 @@ struct h2 *h2_new(const struct h2_opts *o, const struct h2_cb *cb, void *ctx) {
 
 void h2_free(struct h2 *h) {
     if (h) {
+        drop_fields(h);
         nghttp2_session_del(h->s);
-        buf_fini(&h->text);
-        free(h->fields);
         free(h);
     }
 }

@@ -12,6 +12,7 @@
 #define KF_H2_H
 
 #include "internal/base/buf.h"
+#include "internal/base/pool.h"
 
 enum { LIM_H2_HEADERS = 64 * 1024, LIM_H2_FIELDS = 256 };
 enum h2_code { H2_NO_ERROR = 0, H2_INTERNAL = 2, H2_REFUSED = 7, H2_CANCEL = 8 };
@@ -45,6 +46,7 @@ struct h2_opts {
     bool is_server;
     uint32_t max_streams;              /* that the peer may open */
     uint32_t stream_window, conn_window; /* bytes the peer may send ahead */
+    struct pool *pool;                   /* for everything the session allocates; outlives it */
 };
 
 struct h2 *h2_new(const struct h2_opts *o, const struct h2_cb *cb, void *ctx);

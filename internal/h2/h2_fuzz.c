@@ -67,7 +67,8 @@ FUZZ(h2_peer)(const uint8_t *p, size_t n) {
     struct h2_opts o = {.is_server = s.is_server,
                         .max_streams = 10,
                         .stream_window = 1 << 16,
-                        .conn_window = 1 << 20};
+                        .conn_window = 1 << 20,
+                        .pool = pool_new(0)};
     struct h2 *h = h2_new(&o, &cb, &s);
     struct span in = span_of(p + 1, n - 1), part;
     int rc = 0;
@@ -92,5 +93,6 @@ FUZZ(h2_peer)(const uint8_t *p, size_t n) {
     }
     CHECK(s.open <= 10 + 1);
     h2_free(h);
+    pool_free(o.pool);
     return 0;
 }

@@ -93,6 +93,7 @@ void http_respond_file(struct http_req *r, unsigned status, const char *content_
  * on_drain is called when it has fallen to zero. trailers only with HTTP/2 (gRPC). */
 void http_begin(struct http_req *r, unsigned status, const char *content_type, const struct http_header *h, size_t n);
 void http_write(struct http_req *r, struct span data);
+void http_write_take(struct http_req *r, void *own_p, size_t n); /* malloc'ed memory; not copied */
 void http_end(struct http_req *r);
 void http_end_trailers(struct http_req *r, const struct http_header *h, size_t n);
 void http_abort(struct http_req *r); /* RST_STREAM / close */

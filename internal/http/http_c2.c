@@ -104,8 +104,10 @@ static void pull(struct h2 *h, int32_t sid, uint8_t *p, size_t max, struct h2_pu
 
 void c2_open(struct cconn *k) {
     static const struct h2_cb cb = {on_headers, on_data, on_end, on_close, pull};
-    struct h2_opts o = {
-        .max_streams = 0, .stream_window = STREAM_WINDOW, .conn_window = CONN_WINDOW};
+    struct h2_opts o = {.max_streams = 0,
+                        .stream_window = STREAM_WINDOW,
+                        .conn_window = CONN_WINDOW,
+                        .pool = loop_pool(k->cl->l)};
     k->h2 = h2_new(&o, &cb, k);
     cconn_later(k);
 }
@@ -154,7 +156,7 @@ bool c2_start(struct cconn *k, struct http_call *c) {
     h2_set_ctx(k->h2, sid, c);
     if (c->body.n) { /* in front of what was written before there was a connection */
         struct net_queue all;
-        net_queue_init(&all);
+        net_queue_init(&all, loop_pool(cl->l));
         net_queue_add(&all, c->body);
         net_queue_move(&all, &c->out);
         net_queue_move(&c->out, &all);
@@ -172,7 +174,9 @@ void c2_pump(struct cconn *k) {
     if (k->state != K_H2) {
         return;
     }
-    net_kick(k->st);
+    if (net_pending(k->st)) {
+        net_kick(k->st);
+    }
     if (h2_is_done(k->h2)) {
         cconn_end(k, 0, NULL, true);
     }

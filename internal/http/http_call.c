@@ -268,7 +268,7 @@ int http_call_start(struct http_client *cl, const struct http_call_opts *o, stru
     c->cl = cl;
     c->o = *o;
     c->arena.max = LIM_CALL_ARENA;
-    net_queue_init(&c->out);
+    net_queue_init(&c->out, loop_pool(cl->l));
     buf_init(&c->held, LIM_HELD);
     c->fin = !o->stream_body;
     bool ok = copy_request(c, o);

@@ -7,31 +7,52 @@ enum { STREAM_WINDOW = 256 * 1024, CONN_WINDOW = 4 << 20 };
 
 /* ---- receiving ---- */
 
+static struct span put(uint8_t **at, struct span s) {
+    struct span copy = span_of(*at, s.n);
+    if (s.n) {
+        memcpy(*at, s.p, s.n);
+    }
+    (*at)[s.n] = 0; /* as arena_copy */
+    *at += s.n + 1;
+    return copy;
+}
+
+static void pseudo(struct http_req *r, struct span name, struct span value,
+                   struct span *authority) {
+    if (span_eq_str(name, ":method")) {
+        r->method = value;
+    } else if (span_eq_str(name, ":path")) {
+        req_set_target(r, value);
+    } else if (span_eq_str(name, ":authority")) {
+        *authority = value;
+    }
+}
+
 static bool copy_headers(struct http_req *r, const struct h2_headers *hs) {
     struct span authority = SPAN_EMPTY;
-    r->headers = arena_alloc(&r->arena, (hs->n + 1) * sizeof(*r->headers));
+    size_t room = (hs->n + 1) * sizeof(*r->headers);
+    for (size_t i = 0; i < hs->n; i++) {
+        room += hs->h[i].name.n + hs->h[i].value.n + 2;
+    }
+    r->headers = arena_alloc(&r->arena, room);
+    if (!r->headers) {
+        return false;
+    }
+    uint8_t *at = (uint8_t *)(r->headers + hs->n + 1);
     bool has_host = false;
-    for (size_t i = 0; r->headers && i < hs->n; i++) {
-        struct span name = arena_copy(&r->arena, hs->h[i].name);
-        struct span value = arena_copy(&r->arena, hs->h[i].value);
-        if (!name.p || (hs->h[i].value.n && !value.p)) {
-            return false;
-        }
-        if (span_eq_str(name, ":method")) {
-            r->method = value;
-        } else if (span_eq_str(name, ":path")) {
-            req_set_target(r, value);
-        } else if (span_eq_str(name, ":authority")) {
-            authority = value;
-        } else if (!span_starts(name, ":")) {
-            has_host |= span_eq_str(name, "host");
+    for (size_t i = 0; i < hs->n; i++) {
+        struct span name = put(&at, hs->h[i].name), value = put(&at, hs->h[i].value);
+        if (name.n && name.p[0] == ':') {
+            pseudo(r, name, value, &authority);
+        } else {
+            has_host |= span_eq(name, SPAN_LIT("host"));
             r->headers[r->n_headers++] = (struct http_header){name, value};
         }
     }
-    if (r->headers && authority.p && !has_host) { /* one place to look, whatever the version */
+    if (authority.p && !has_host) { /* one place to look, whatever the version */
         r->headers[r->n_headers++] = (struct http_header){SPAN_LIT("host"), authority};
     }
-    return r->headers != NULL;
+    return true;
 }
 
 static void on_headers(struct h2 *h, int32_t sid, const struct h2_headers *hs, void *ctx) {
@@ -123,7 +144,9 @@ void h2s_pump(struct hconn *c) {
     if (c->state != C_H2) {
         return;
     }
-    net_kick(c->st);
+    if (net_pending(c->st)) {
+        net_kick(c->st);
+    }
     if (h2_is_done(c->h2)) {
         hconn_end(c, true);
     }
@@ -160,7 +183,8 @@ void h2s_open(struct hconn *c) {
     struct h2_opts o = {.is_server = true,
                         .max_streams = c->s->o.max_streams,
                         .stream_window = STREAM_WINDOW,
-                        .conn_window = CONN_WINDOW};
+                        .conn_window = CONN_WINDOW,
+                        .pool = loop_pool(c->s->l)};
     c->h2 = h2_new(&o, &cb, c);
     if (c->s->closing) {
         h2_goaway(c->h2);
@@ -190,15 +214,16 @@ void h2s_shutdown(struct hconn *c) {
 void h2s_head(struct http_req *r, unsigned status, const char *type, const struct http_header *h,
               size_t n, int64_t len, bool end) {
     struct h2_header hs[LIM_H2_FIELDS];
-    char code[8], length[24];
+    char length[24];
+    uint8_t code[3] = {(uint8_t)('0' + status / 100 % 10), (uint8_t)('0' + status / 10 % 10),
+                       (uint8_t)('0' + status % 10)};
     size_t k = 0;
-    IGNORE_ERR(str_put(code, sizeof(code), "%u", status), "fits");
-    IGNORE_ERR(str_put(length, sizeof(length), "%lld", (long long)len), "fits");
-    hs[k++] = (struct h2_header){SPAN_LIT(":status"), span_str(code)};
+    hs[k++] = (struct h2_header){SPAN_LIT(":status"), span_of(code, sizeof(code))};
     if (type) {
         hs[k++] = (struct h2_header){SPAN_LIT("content-type"), span_str(type)};
     }
     if (len >= 0 && status != 204 && status != 304) {
+        IGNORE_ERR(str_put(length, sizeof(length), "%lld", (long long)len), "fits");
         hs[k++] = (struct h2_header){SPAN_LIT("content-length"), span_str(length)};
     }
     hs[k++] = (struct h2_header){SPAN_LIT("date"), span_str(http_server_date(r->c->s))};

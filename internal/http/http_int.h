@@ -14,8 +14,6 @@ enum {
     LIM_CONNS = 10000,
     LIM_REQ_ARENA = 64 << 20,
     LIM_H2_OUT = 256 * 1024,    /* frames that wait for the socket before more are made */
-    SPARE_ARENAS = 8,
-    LIM_SPARE_ARENA = 8192,
     MS_IDLE = 90000,
     MS_HEAD = 15000,
     MS_BODY = 60000,
@@ -32,8 +30,6 @@ struct http_server {
     bool full; /* listeners are off */
     struct loop_timer retry;
     uint8_t *scratch;
-    struct arena spare[SPARE_ARENAS]; /* of requests that ended: one block each, cleared */
-    size_t n_spare;
     uint64_t date_s;
     char date[40];
     /* shutdown */

@@ -5,14 +5,12 @@
 #include <unistd.h>
 
 struct http_req *req_new(struct hconn *c) {
-    struct http_req *r = new_zero(struct http_req);
+    struct pool *pool = loop_pool(c->s->l);
+    struct http_req *r = pool_zero(pool, sizeof(*r));
     r->c = c;
-    if (c->s->n_spare) {
-        r->arena = c->s->spare[--c->s->n_spare];
-    }
-    r->arena.max = LIM_REQ_ARENA;
+    r->arena = (struct arena)ARENA_POOL(LIM_REQ_ARENA, pool);
     r->body_max = c->s->o.body_max;
-    net_queue_init(&r->out);
+    net_queue_init(&r->out, pool);
     list_add_tail(&c->reqs, &r->link);
     return r;
 }
@@ -41,16 +39,6 @@ void req_set_target(struct http_req *r, struct span target) {
     }
 }
 
-/* Fetching a block from the system and giving it back for every request costs more than answering a small one. */
-static void spare_arena(struct http_server *s, struct arena *a) {
-    arena_reset(a);
-    if (s->n_spare < SPARE_ARENAS && a->used && a->used <= LIM_SPARE_ARENA) {
-        s->spare[s->n_spare++] = *a;
-    } else {
-        arena_fini(a);
-    }
-}
-
 void req_close(struct http_req *r, bool complete) {
     list_del(&r->link);
     if (r->c->cur == r) {
@@ -65,8 +53,8 @@ void req_close(struct http_req *r, bool complete) {
     }
     net_queue_fini(&r->out);
     buf_fini(&r->in);
-    spare_arena(r->c->s, &r->arena);
-    free(r);
+    arena_fini(&r->arena);
+    pool_put(loop_pool(r->c->s->l), r);
 }
 
 /* ---- the request's body ---- */
@@ -197,8 +185,9 @@ struct span http_req_query(const struct http_req *r) {
     return r->query;
 }
 struct span http_req_header(const struct http_req *r, const char *lower_name) {
+    struct span name = span_str(lower_name);
     for (size_t i = 0; i < r->n_headers; i++) {
-        if (span_eq_str(r->headers[i].name, lower_name)) {
+        if (span_eq(r->headers[i].name, name)) {
             return r->headers[i].value;
         }
     }
@@ -379,6 +368,18 @@ void http_write(struct http_req *r, struct span data) {
     } else {
         h1s_data(r, data);
     }
+}
+
+void http_write_take(struct http_req *r, void *own_p, size_t n) {
+    if (gone(r) || !n || r->no_body || !r->sid || r->chunked) {
+        http_write(r, span_of(own_p, n));
+        free(own_p);
+        return;
+    }
+    CHECK(r->begun);
+    r->wants_drain = true;
+    net_queue_take(&r->out, own_p, n);
+    h2s_wake(r);
 }
 
 void http_end(struct http_req *r) {

@@ -379,9 +379,6 @@ void http_server_free(struct http_server *s) {
     }
     net_close_all(&s->lingering);
     loop_hook_cancel(&s->done_hook);
-    while (s->n_spare) {
-        arena_fini(&s->spare[--s->n_spare]);
-    }
     tls_config_unref(s->o.tls);
     free(s->scratch);
     free(s->name);

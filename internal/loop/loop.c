@@ -10,6 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define TRIM_NS (2 * NS_PER_S)
+
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
@@ -21,6 +23,7 @@ static int new_loop(struct loop **ret, bool is_virtual, uint64_t start, struct e
     }
     struct loop *l = new_zero(struct loop);
     l->epfd = fd;
+    l->pool = pool_new(LIM_LOOP_POOL);
     l->is_virtual = is_virtual;
     l->now = is_virtual ? start : clock_ns();
     list_init(&l->hooks);
@@ -41,6 +44,7 @@ void loop_free(struct loop *l) {
     }
     lanes_free(l);
     close(l->epfd);
+    pool_free(l->pool);
     free(l->heap);
     free(l);
 }
@@ -50,6 +54,9 @@ void loop_stop(struct loop *l) {
 }
 uint64_t loop_now(const struct loop *l) {
     return l->now;
+}
+struct pool *loop_pool(struct loop *l) {
+    return l->pool;
 }
 
 /* ---- file descriptors ---- */
@@ -201,8 +208,20 @@ static void run_hooks(struct loop *l) {
 
 /* ---- running ---- */
 
+/* Every few seconds, until little is left, blocks that nobody needed in between go back. */
+static void trim(struct loop *l) {
+    if (l->now >= l->next_trim) {
+        pool_trim(l->pool);
+        l->next_trim = l->now + TRIM_NS;
+    }
+}
+
 static int wait_ms(struct loop *l, uint64_t max_ns) {
     uint64_t wait = max_ns;
+    if (pool_kept(l->pool) > POOL_IDLE) {
+        trim(l);
+        wait = wait < TRIM_NS ? wait : TRIM_NS;
+    }
     if (!list_empty(&l->hooks)) {
         wait = 0;
     }

@@ -15,6 +15,7 @@
 #include "internal/base/buf.h"
 #include "internal/base/arena.h"
 #include "internal/base/map.h"
+#include "internal/base/pool.h"
 
 #include <signal.h>
 #include <sys/types.h>
@@ -68,6 +69,8 @@ NODISCARD int loop_run(struct loop *l, struct err *e);
 NODISCARD int loop_step(struct loop *l, uint64_t max_ns, struct err *e);
 void loop_stop(struct loop *l);
 uint64_t loop_now(const struct loop *l);
+/* Blocks for whatever lives on the loop's thread; trimmed while the loop has little to do. */
+struct pool *loop_pool(struct loop *l);
 /* Runs ctx hooks once before the loop sleeps next (to batch: commit, then answer). */
 struct loop_hook {
     struct list link;

@@ -6,14 +6,15 @@
 
 #include <sys/epoll.h>
 
-enum { LIM_LOOP_EVENTS = 64 };
+enum { LIM_LOOP_EVENTS = 128, LIM_LOOP_POOL = 8 << 20, POOL_IDLE = 32 * 1024 };
 
 struct lanes;
 
 struct loop {
     int epfd;
     bool stopping, is_virtual;
-    uint64_t now;
+    uint64_t now, next_trim;
+    struct pool *pool;
     struct loop_timer **heap;
     size_t n_timers, cap_timers, n_ios;
     struct list hooks;

@@ -35,15 +35,16 @@ struct net_filter_ops {
 
 /* Output queue; also used by owners that frame the bytes themselves. */
 struct net_queue {
+    struct pool *pool;
     struct list chunks;
     size_t bytes; /* in memory and in files */
 };
-void net_queue_init(struct net_queue *q);
+void net_queue_init(struct net_queue *q, struct pool *pool); /* the loop's */
 void net_queue_fini(struct net_queue *q);
 void net_queue_add(struct net_queue *q, struct span s);           /* copies */
 void net_queue_take(struct net_queue *q, void *own_p, size_t n);  /* malloc'ed */
 void net_queue_file(struct net_queue *q, int own_fd, uint64_t offset, uint64_t n);
-void net_queue_move(struct net_queue *q, struct net_queue *from); /* appends all of from, which is empty after */
+void net_queue_move(struct net_queue *q, struct net_queue *from); /* appends all of from (of the same pool), empty after */
 /* Copies up to n bytes out of the front; 0 when empty, -ERR_IO when a file cannot be read or is too short. */
 NODISCARD ssize_t net_queue_read(struct net_queue *q, uint8_t *p, size_t n);
 

@@ -14,7 +14,6 @@ struct net_chunk {
     uint64_t file_at, file_n;
     uint8_t data[];
 };
-void net_chunk_free(struct net_chunk *c);
 struct span net_chunk_mem(const struct net_chunk *c);
 void net_queue_skip(struct net_queue *q, size_t n);
 

@@ -4,33 +4,36 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { CHUNK_FIRST = 480, CHUNK_NEXT = 8192 };
+enum {
+    CHUNK_FIRST = 512 - 16 - sizeof(struct net_chunk), /* sizes that fill a block of the pool */
+    CHUNK_NEXT = POOL_BLOCK_MAX - sizeof(struct net_chunk),
+};
 
-void net_queue_init(struct net_queue *q) {
+void net_queue_init(struct net_queue *q, struct pool *pool) {
+    *q = (struct net_queue){.pool = pool};
     list_init(&q->chunks);
-    q->bytes = 0;
 }
 
 static struct net_chunk *push(struct net_queue *q, size_t room) {
-    struct net_chunk *c = malloc(sizeof(*c) + room);
+    struct net_chunk *c = pool_get(q->pool, sizeof(*c) + room);
     CHECK(c);
     *c = (struct net_chunk){.fd = -1, .room = room};
     list_add_tail(&q->chunks, &c->link);
     return c;
 }
 
-void net_chunk_free(struct net_chunk *c) {
+static void drop(struct net_queue *q, struct net_chunk *c) {
     list_del(&c->link);
     if (c->fd >= 0) {
         close(c->fd);
     }
     free(c->own);
-    free(c);
+    pool_put(q->pool, c);
 }
 
 void net_queue_fini(struct net_queue *q) {
     while (!list_empty(&q->chunks)) {
-        net_chunk_free(CONTAINER_OF(q->chunks.next, struct net_chunk, link));
+        drop(q, CONTAINER_OF(q->chunks.next, struct net_chunk, link));
     }
     q->bytes = 0;
 }
@@ -105,7 +108,7 @@ void net_queue_skip(struct net_queue *q, size_t n) {
             return;
         }
         n -= left;
-        net_chunk_free(c);
+        drop(q, c);
     }
 }
 

@@ -28,6 +28,7 @@ struct net_stream {
     unsigned depth;
     uint32_t filter_want; /* what the filter waits for besides reading */
     bool want_read, eof, blocked, hup;
+    bool look; /* something may be readable that epoll does not report */
     uint64_t stalled_bytes;
 };
 
@@ -96,8 +97,10 @@ static void update(struct net_stream *s) {
 
 static void on_hook(void *ctx) {
     struct net_stream *s = ctx;
+    uint32_t ev = LOOP_WRITE | (s->look ? LOOP_READ : 0);
+    s->look = false;
     s->depth++;
-    run(s, LOOP_READ | LOOP_WRITE);
+    run(s, ev);
     leave(s);
 }
 
@@ -272,7 +275,8 @@ static void open_now(struct net_stream *s) {
     s->filter_want = 0;
     s->cb->on_open(s, s->ctx);
     if (s->st >= S_OPEN && s->st != S_DEAD) {
-        net_kick(s); /* what on_open queued; what the filter has read ahead */
+        s->look = s->f != NULL; /* it may have read ahead */
+        net_kick(s);            /* what on_open queued */
     }
 }
 
@@ -326,7 +330,8 @@ static void run_open(struct net_stream *s, uint32_t ev) {
         s->cb->on_readable(s, s->ctx);
         bool more = s->hup || (s->f && s->f->ops->readable(s->f));
         if (s->st == S_OPEN && s->want_read && !s->eof && more) {
-            net_kick(s); /* epoll will not report it */
+            s->look = true; /* epoll will not report it */
+            net_kick(s);
         }
     }
 }
@@ -376,7 +381,7 @@ static int start(struct loop *l, int own_fd, enum state st, struct net_filter *f
     struct net_stream *s = new_zero(struct net_stream);
     *s = (struct net_stream){.l = l, .f = f, .cb = cb, .ctx = ctx, .st = st, .want_read = true};
     list_init(&s->home);
-    net_queue_init(&s->out);
+    net_queue_init(&s->out, loop_pool(l));
     int rc = fcntl(own_fd, F_SETFL, O_NONBLOCK) < 0 ? err_sys(e, errno, "stream") : 0;
     rc = rc < 0 ? rc : loop_io_start(l, &s->io, own_fd, LOOP_WRITE, on_io, "stream", e);
     if (rc < 0) {
@@ -469,7 +474,8 @@ void net_want_read(struct net_stream *s, bool on) {
     }
     s->want_read = on;
     if (on) {
-        net_kick(s); /* the filter may hold bytes, the peer may have hung up */
+        s->look = true; /* the filter may hold bytes, the peer may have hung up */
+        net_kick(s);
     }
     if (!s->depth) {
         update(s);

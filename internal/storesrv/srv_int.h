@@ -36,6 +36,7 @@ struct storesrv {
     uint64_t cluster_id, member_id;
     struct list rpcs;
     size_t n_rpcs, n_streams;
+    struct buf spare; /* of rpc_buf, while no answer is being made */
     struct auth *auth;
     struct face face;  /* of listeners without a namespace */
     struct list faces; /* the others */
@@ -48,7 +49,7 @@ struct storesrv {
 };
 
 struct method {
-    const char *path;
+    struct span path;
     /* Unary: called with the one message. Stream: called with each message. */
     void (*call)(struct rpc *c, struct span msg);
     void (*start)(struct rpc *c); /* streams; may be NULL */

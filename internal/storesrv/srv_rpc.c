@@ -3,61 +3,63 @@
 
 #include <stdlib.h>
 
+enum { SPARE_MAX = 32 * 1024 };
+
 static const struct method methods[] = {
-    {"/etcdserverpb.KV/Range", kv_range, NULL, NULL, false},
-    {"/etcdserverpb.KV/RangeStream", kv_range_stream, NULL, NULL, false},
-    {"/etcdserverpb.KV/Put", kv_put, NULL, NULL, false},
-    {"/etcdserverpb.KV/DeleteRange", kv_delete, NULL, NULL, false},
-    {"/etcdserverpb.KV/Txn", kv_txn, NULL, NULL, false},
-    {"/etcdserverpb.KV/Compact", kv_compact, NULL, NULL, false},
-    {"/etcdserverpb.Watch/Watch", watch_message, watch_start, watch_end, true},
-    {"/etcdserverpb.Lease/LeaseGrant", lease_grant, NULL, NULL, false},
-    {"/etcdserverpb.Lease/LeaseRevoke", lease_revoke, NULL, NULL, false},
-    {"/etcdserverpb.Lease/LeaseKeepAlive", lease_keepalive, NULL, stream_end, true},
-    {"/etcdserverpb.Lease/LeaseTimeToLive", lease_ttl, NULL, NULL, false},
-    {"/etcdserverpb.Lease/LeaseLeases", lease_list, NULL, NULL, false},
-    {"/etcdserverpb.Maintenance/Alarm", maint_alarm, NULL, NULL, false},
-    {"/etcdserverpb.Maintenance/Status", maint_status, NULL, NULL, false},
-    {"/etcdserverpb.Maintenance/Defragment", maint_defrag, NULL, NULL, false},
-    {"/etcdserverpb.Maintenance/Hash", maint_hash, NULL, NULL, false},
-    {"/etcdserverpb.Maintenance/HashKV", maint_hashkv, NULL, NULL, false},
-    {"/etcdserverpb.Maintenance/Snapshot", maint_snapshot, NULL, NULL, false},
-    {"/etcdserverpb.Maintenance/MoveLeader", maint_move_leader, NULL, NULL, false},
-    {"/etcdserverpb.Maintenance/Downgrade", maint_downgrade, NULL, NULL, false},
-    {"/etcdserverpb.Cluster/MemberList", cluster_list, NULL, NULL, false},
-    {"/etcdserverpb.Cluster/MemberAdd", cluster_refuse, NULL, NULL, false},
-    {"/etcdserverpb.Cluster/MemberRemove", cluster_refuse, NULL, NULL, false},
-    {"/etcdserverpb.Cluster/MemberUpdate", cluster_refuse, NULL, NULL, false},
-    {"/etcdserverpb.Cluster/MemberPromote", cluster_refuse, NULL, NULL, false},
-    {"/v3lockpb.Lock/Lock", lock_lock, NULL, NULL, false},
-    {"/v3lockpb.Lock/Unlock", lock_unlock, NULL, NULL, false},
-    {"/v3electionpb.Election/Campaign", election_campaign, NULL, NULL, false},
-    {"/v3electionpb.Election/Proclaim", election_proclaim, NULL, NULL, false},
-    {"/v3electionpb.Election/Leader", election_leader, NULL, NULL, false},
-    {"/v3electionpb.Election/Observe", election_observe, NULL, NULL, false},
-    {"/v3electionpb.Election/Resign", election_resign, NULL, NULL, false},
-    {"/etcdserverpb.Auth/AuthEnable", auth_enable, NULL, NULL, false},
-    {"/etcdserverpb.Auth/AuthDisable", auth_disable, NULL, NULL, false},
-    {"/etcdserverpb.Auth/AuthStatus", auth_status, NULL, NULL, false},
-    {"/etcdserverpb.Auth/Authenticate", auth_authenticate, NULL, NULL, false},
-    {"/etcdserverpb.Auth/UserAdd", auth_user_add, NULL, NULL, false},
-    {"/etcdserverpb.Auth/UserGet", auth_user_get, NULL, NULL, false},
-    {"/etcdserverpb.Auth/UserList", auth_user_list, NULL, NULL, false},
-    {"/etcdserverpb.Auth/UserDelete", auth_user_delete, NULL, NULL, false},
-    {"/etcdserverpb.Auth/UserChangePassword", auth_user_password, NULL, NULL, false},
-    {"/etcdserverpb.Auth/UserGrantRole", auth_user_grant, NULL, NULL, false},
-    {"/etcdserverpb.Auth/UserRevokeRole", auth_user_revoke, NULL, NULL, false},
-    {"/etcdserverpb.Auth/RoleAdd", auth_role_add, NULL, NULL, false},
-    {"/etcdserverpb.Auth/RoleGet", auth_role_get, NULL, NULL, false},
-    {"/etcdserverpb.Auth/RoleList", auth_role_list, NULL, NULL, false},
-    {"/etcdserverpb.Auth/RoleDelete", auth_role_delete, NULL, NULL, false},
-    {"/etcdserverpb.Auth/RoleGrantPermission", auth_role_grant, NULL, NULL, false},
-    {"/etcdserverpb.Auth/RoleRevokePermission", auth_role_revoke, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.KV/Range"), kv_range, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.KV/RangeStream"), kv_range_stream, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.KV/Put"), kv_put, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.KV/DeleteRange"), kv_delete, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.KV/Txn"), kv_txn, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.KV/Compact"), kv_compact, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Watch/Watch"), watch_message, watch_start, watch_end, true},
+    {SPAN_LIT("/etcdserverpb.Lease/LeaseGrant"), lease_grant, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Lease/LeaseRevoke"), lease_revoke, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Lease/LeaseKeepAlive"), lease_keepalive, NULL, stream_end, true},
+    {SPAN_LIT("/etcdserverpb.Lease/LeaseTimeToLive"), lease_ttl, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Lease/LeaseLeases"), lease_list, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Maintenance/Alarm"), maint_alarm, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Maintenance/Status"), maint_status, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Maintenance/Defragment"), maint_defrag, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Maintenance/Hash"), maint_hash, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Maintenance/HashKV"), maint_hashkv, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Maintenance/Snapshot"), maint_snapshot, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Maintenance/MoveLeader"), maint_move_leader, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Maintenance/Downgrade"), maint_downgrade, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Cluster/MemberList"), cluster_list, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Cluster/MemberAdd"), cluster_refuse, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Cluster/MemberRemove"), cluster_refuse, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Cluster/MemberUpdate"), cluster_refuse, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Cluster/MemberPromote"), cluster_refuse, NULL, NULL, false},
+    {SPAN_LIT("/v3lockpb.Lock/Lock"), lock_lock, NULL, NULL, false},
+    {SPAN_LIT("/v3lockpb.Lock/Unlock"), lock_unlock, NULL, NULL, false},
+    {SPAN_LIT("/v3electionpb.Election/Campaign"), election_campaign, NULL, NULL, false},
+    {SPAN_LIT("/v3electionpb.Election/Proclaim"), election_proclaim, NULL, NULL, false},
+    {SPAN_LIT("/v3electionpb.Election/Leader"), election_leader, NULL, NULL, false},
+    {SPAN_LIT("/v3electionpb.Election/Observe"), election_observe, NULL, NULL, false},
+    {SPAN_LIT("/v3electionpb.Election/Resign"), election_resign, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/AuthEnable"), auth_enable, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/AuthDisable"), auth_disable, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/AuthStatus"), auth_status, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/Authenticate"), auth_authenticate, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/UserAdd"), auth_user_add, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/UserGet"), auth_user_get, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/UserList"), auth_user_list, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/UserDelete"), auth_user_delete, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/UserChangePassword"), auth_user_password, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/UserGrantRole"), auth_user_grant, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/UserRevokeRole"), auth_user_revoke, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/RoleAdd"), auth_role_add, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/RoleGet"), auth_role_get, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/RoleList"), auth_role_list, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/RoleDelete"), auth_role_delete, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/RoleGrantPermission"), auth_role_grant, NULL, NULL, false},
+    {SPAN_LIT("/etcdserverpb.Auth/RoleRevokePermission"), auth_role_revoke, NULL, NULL, false},
 };
 
 const struct method *srv_method(struct span path) {
     for (size_t i = 0; i < ARRAY_LEN(methods); i++) {
-        if (span_eq_str(path, methods[i].path)) {
+        if (span_eq(path, methods[i].path)) {
             return &methods[i];
         }
     }
@@ -77,7 +79,7 @@ void rpc_unref(struct rpc *c) {
         c->v->n_rpcs--;
         grpc_reader_fini(&c->in);
         arena_fini(&c->a);
-        free(c);
+        pool_put(loop_pool(c->v->l), c);
     }
 }
 
@@ -105,11 +107,22 @@ static void begin(struct rpc *c) {
     }
 }
 
+/* Most answers are short and gone before the next is made: they share one piece of memory. */
 struct buf rpc_buf(struct rpc *c) {
-    (void)c;
-    struct buf b = BUF_INIT((size_t)1 << 31);
+    struct buf b = c->v->spare;
+    buf_init(&c->v->spare, 0);
+    b.max = (size_t)1 << 31;
     IGNORE_ERR(grpc_begin(&b), "the mark is always the frame's head");
     return b;
+}
+
+static void rpc_buf_done(struct rpc *c, struct buf *b) {
+    if (b->cap > SPARE_MAX || c->v->spare.p) {
+        buf_fini(b);
+    } else {
+        buf_reset(b);
+        c->v->spare = *b;
+    }
 }
 
 static bool write_frame(struct rpc *c, struct buf *b) {
@@ -121,9 +134,15 @@ static bool write_frame(struct rpc *c, struct buf *b) {
         gateway_send(c, m);
     } else if (ok && rpc_open(c)) {
         begin(c);
-        http_write(c->r, buf_view(b));
+        if (b->n > SPARE_MAX) {
+            size_t n;
+            void *p = buf_take(b, &n);
+            http_write_take(c->r, p, n);
+        } else {
+            http_write(c->r, buf_view(b));
+        }
     }
-    buf_fini(b);
+    rpc_buf_done(c, b);
     return ok;
 }
 
@@ -148,15 +167,14 @@ void rpc_status(struct rpc *c, unsigned status, const char *text) {
         drop(c);
         return;
     }
-    char num[16];
-    IGNORE_ERR(str_put(num, sizeof(num), "%u", status), "a small number fits");
+    const char digits[2] = {(char)('0' + status / 10), (char)('0' + status % 10)};
     AUTO(buf) struct buf msg = BUF_INIT(8192);
     IGNORE_ERR(grpc_message(&msg, span_str(text)), "texts are short");
-    struct http_header t[] = {{SPAN_LIT("grpc-status"), span_str(num)},
-                              {SPAN_LIT("grpc-message"), buf_view(&msg)}};
-    size_t n = msg.n ? 2 : 1;
+    struct http_header t[] = {
+        {SPAN_LIT("grpc-status"), span_of(digits + (status < 10), 1 + (status >= 10))},
+        {SPAN_LIT("grpc-message"), buf_view(&msg)}};
     begin(c);
-    http_end_trailers(c->r, t, n);
+    http_end_trailers(c->r, t, msg.n ? 2 : 1);
     drop(c);
 }
 
@@ -228,7 +246,7 @@ static void on_data(struct http_req *r, struct span data, bool fin, void *ctx) {
            rpc_open(c)) { /* in pieces: the decoder holds one message, not a whole burst */
         struct span part = span_of(data.p, data.n < 32768 ? data.n : 32768);
         IGNORE_ERR(span_skip(&data, part.n), "within");
-        if (grpc_feed(&c->in, part) < 0) {
+        if (grpc_lend(&c->in, part) < 0) {
             too_large(c);
         }
         take_messages(c);
@@ -275,7 +293,7 @@ static void refuse_unknown(struct http_req *r) {
         plain = span_next(&path, '/', &service);
     }
     for (size_t i = 0; i < ARRAY_LEN(methods); i++) {
-        struct span p = span_str(methods[i].path), own;
+        struct span p = methods[i].path, own;
         p = span_of(p.p + 1, p.n - 1);
         known = known || (span_next(&p, '/', &own) && span_eq(own, service));
     }
@@ -288,8 +306,9 @@ static void refuse_unknown(struct http_req *r) {
 }
 
 struct rpc *rpc_new(const struct face *f, struct http_req *r, const struct method *m) {
-    struct rpc *c = new_zero(struct rpc);
-    struct storesrv *v = c->v = f->v;
+    struct storesrv *v = f->v;
+    struct rpc *c = pool_zero(loop_pool(v->l), sizeof(*c));
+    c->v = v;
     c->ns = f->ns;
     c->r = r;
     c->m = m;

@@ -117,6 +117,7 @@ void storesrv_free(struct storesrv *v) {
     CHECK(list_empty(&v->rpcs)); /* the HTTP server and the store are closed first */
     free_list(v->client_urls, v->o.n_client_urls);
     free_list(v->peer_urls, v->o.n_peer_urls);
+    buf_fini(&v->spare);
     free(v->rev_samples);
     auth_free(v->auth);
     while (!list_empty(&v->faces)) {

@@ -57,7 +57,7 @@ class Suite:
 
     def __init__(self, kind):
         self.kind = kind
-        self.c = lab.Cluster(kind, *((30, 20) if FULL else (15, 10)))
+        self.c = lab.Cluster(kind, 30 if FULL else 15)
         self.api = self.c.api
 
     def starts(self):
@@ -70,19 +70,25 @@ class Suite:
         lab.until("the namespace has its service account", 120,
                   lambda: self.api.get("/api/v1/namespaces/t/serviceaccounts/default")["secrets"])
 
+    def scale(self, replicas, wait=120):
+        """Gives the deployment so many replicas and waits until they are ready."""
+        path = "/apis/apps/v1/namespaces/t/deployments/web"
+        self.api.call("PATCH", path, {"spec": {"replicas": replicas}}, "application/merge-patch+json")
+        if wait:
+            lab.until(f"{replicas} replicas are ready", wait,
+                      lambda: self.api.get(path)["status"].get("readyReplicas", 0) == replicas)
+
     def workloads(self):
         lab.until("the hollow node is ready", 120, lambda: "True" in [
             c["status"] for n in self.api.get("/api/v1/nodes")["items"] for c in n["status"]["conditions"]
             if c["type"] == "Ready"])
-        self.c.kubectl("-n", "t", "create", "deployment", "web", "--image=nginx", "--replicas=4")
         self.c.kubectl("-n", "t", "expose", "deployment", "web", "--port=80")
-        lab.until("four pods run", 120, lambda: self.api.get(
-            "/apis/apps/v1/namespaces/t/deployments/web")["status"].get("readyReplicas") == 4)
+        self.scale(4)
         pods = self.api.get("/api/v1/namespaces/t/pods")["items"]
         assert {(p["spec"]["nodeName"], p["status"]["phase"]) for p in pods} == {("hollow-1", "Running")}, pods
         lab.until("the service has its endpoints", 60, lambda: len(self.api.get(
             "/api/v1/namespaces/t/endpoints/web")["subsets"][0]["addresses"]) == 4)
-        self.c.kubectl("-n", "t", "scale", "deployment", "web", "--replicas=2")
+        self.scale(2)
         lab.until("two pods are left", 120, lambda: len(self.api.get("/api/v1/namespaces/t/pods")["items"]) == 2)
 
     def node_lease(self):
@@ -90,20 +96,25 @@ class Suite:
         first = self.api.get(path)["spec"]["renewTime"]
         lab.until("the node renews its lease", 60, lambda: self.api.get(path)["spec"]["renewTime"] != first)
 
+    def deployment(self):
+        self.c.kubectl("-n", "t", "create", "deployment", "web", "--image=nginx", "--replicas=1")
+
     def custom_resources(self):
         self.c.kubectl("apply", "-f", "-", input=json.dumps(CRD))
         self.c.kubectl("wait", "--for=condition=Established", "crd/widgets.example.com", "--timeout=50s")
         path = "/apis/example.com/v1/namespaces/t/widgets"
-        good, bad = ({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": {"n": n}}
-                     for n in (3, 0))
+
+        def widget(n):
+            return {"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": f"w{n}"}, "spec": {"n": n}}
+
         version = lab.until("the resource is served", 30, lambda: self.api.get(path))["metadata"]["resourceVersion"]
-        self.api.post(path, good)
+        self.api.post(path, widget(3))
         try:
-            self.api.put(path + "/a", bad | {"metadata": {"name": "a"}})
+            self.api.post(path, widget(0))
             raise AssertionError("n = 0 was accepted")
         except lab.ApiError as e:
-            assert e.code == 422, e
-        self.api.delete(path + "/a")
+            assert e.code == 422 and "greater than or equal to 1" in str(e), e
+        self.api.delete(path + "/w3")
         types = []
         for event in self.api.watch(f"{path}?watch=1&resourceVersion={version}&timeoutSeconds=20"):
             types.append(event["type"])
@@ -149,13 +160,15 @@ class Suite:
         lab.until("the event is gone", self.c.event_ttl * 3 + 60, lambda: not self.event_there())
 
     def compaction(self):
-        """The API server's compactor: it compacts to where the store was one interval before."""
+        """By the second API server, whose interval is short. Not by the first: when the store starts again,
+        watches of what did not change resume at revisions that would be compacted, and 1.20 leaves its own
+        clients' watches of services open and silent then (kubernetes/kubernetes#102464), on etcd as well."""
         def compacted():
             try:
                 self.c.etcdctl("get", "/", "--rev=2", "--limit=1", "--prefix")
             except AssertionError as e:
                 return "required revision has been compacted" in str(e)
-        lab.until("revision 2 is compacted", self.c.compaction * 4 + 60, compacted)
+        lab.until("revision 2 is compacted", 120, compacted)
 
     def conformance(self, runs):
         for focus, skip, nodes in runs:
@@ -168,14 +181,14 @@ class Suite:
             failed = "\n".join(sorted(set(re.findall(r"\[Fail\] (.*)", text))))
             assert status == 0 and int(found[1]) > 0 and int(found[2]) == 0, failed[:3000]
 
-    def kills(self, seconds, between):
+    def kills(self, namespace, seconds, between):
         """SIGKILL of the store under writers and watchers, with a supervisor that starts it again."""
         c, rng = self.c, random.Random(SEED)
         store, apiserver = c.procs["store"], c.procs["apiserver"]
         before = apiserver.proc.pid
-        self.api.post("/api/v1/namespaces", {"metadata": {"name": "kill"}})
-        writers = [Writer(self.api, "kill", i) for i in range(4)]
-        watchers = [Watcher(self.api, "kill") for _ in range(2)]
+        self.api.post("/api/v1/namespaces", {"metadata": {"name": namespace}})
+        writers = [Writer(self.api, namespace, i) for i in range(4)]
+        watchers = [Watcher(self.api, namespace) for _ in range(2)]
         for t in watchers + writers:
             t.start()
         lab.until("writes are acknowledged", 60, lambda: all(len(w.acked) > 5 for w in writers))
@@ -187,6 +200,7 @@ class Suite:
             time.sleep(rng.choice((0, 0.1, 1)))
             store.start()
             lab.until("writes go on", 60, lambda: all(w.times[-1] > kills[-1] for w in writers))
+            lab.until("the API takes it", 60, lambda: self.scale(rng.randrange(6), wait=0) or True)
         for w in writers:
             w.halt.set()
         for w in writers:
@@ -194,7 +208,7 @@ class Suite:
         acked = sorted(a for w in writers for a in w.acked)
         last = max(a[0] for a in acked)
         lab.until("the watchers have seen the last write", 60, lambda: all(w.version >= last for w in watchers))
-        there = contents(self.api, "kill")
+        there = contents(self.api, namespace)
         lab.until("the watchers know what is there", 30, lambda: all(w.known == there for w in watchers))
         for w in watchers:
             w.halt.set()
@@ -215,13 +229,10 @@ class Suite:
         assert apiserver.alive() and apiserver.proc.pid == before
         for name in ("controller-manager", "scheduler", "hollow-1"):
             assert c.procs[name].alive(), name
-        c.kubectl("-n", "t", "scale", "deployment", "web", "--replicas=3")
-        lab.until("the controllers go on", 120, lambda: self.api.get(
-            "/apis/apps/v1/namespaces/t/deployments/web")["status"].get("readyReplicas") == 3)
 
     def two_servers(self):
-        """A pair of API servers on one store: both write with optimistic concurrency, one dies."""
-        self.c.start_apiserver("apiserver-2", lab.API_PORT + 1)
+        """A pair of API servers on one store: both write with optimistic concurrency."""
+        self.c.start_apiserver("apiserver-2", lab.API_PORT + 1, 20 if FULL else 5)
         other = lab.Api(self.c.pki, lab.API_PORT + 1)
         path = "/api/v1/namespaces/t/configmaps"
         version = self.api.post(path, {"metadata": {"name": "sum"}, "data": {"n": "0"}})["metadata"]["resourceVersion"]
@@ -253,8 +264,11 @@ class Suite:
         for t in threads:
             t.join(110)
         assert seen == list(range(1, 4 * turns + 1)), f"{len(seen)} seen: {seen[-5:]}"
-        self.c.procs.pop("apiserver-2").stop(signal.SIGKILL)
         assert self.api.get(path + "/sum")["data"]["n"] == str(4 * turns)
+
+    def one_server_dies(self):
+        self.c.procs.pop("apiserver-2").stop(signal.SIGKILL)
+        self.scale(3)
 
     def measure(self):
         keys, revision = self.c.keys()
@@ -308,9 +322,7 @@ class Suite:
         c.start_hollow(1)
         note(f"{to}: {len(before)} keys moved, kube-apiserver ready after {seconds:.1f} s")
         for replicas in (1, 3):
-            c.kubectl("-n", "t", "scale", "deployment", "web", f"--replicas={replicas}")
-            lab.until("the deployment follows", 120, lambda: self.api.get(
-                "/apis/apps/v1/namespaces/t/deployments/web")["status"].get("readyReplicas") == replicas)
+            self.scale(replicas)
         self.c.kubectl("-n", "t", "annotate", "--overwrite", "namespace", "t", "at=" + to)
 
 
@@ -327,19 +339,21 @@ def run_all(tap, kind):
         test("kube-apiserver starts and is ready", suite.starts)
         if tap.bad > bad:
             return
-        test("deployments, services, scheduling, pods on a hollow node", suite.workloads)
         test("custom resources are made, used, validated and watched", suite.custom_resources)
         test("server-side apply keeps owners of fields", suite.apply)
-        test("an event is made", suite.event_made)
-        test("SIGKILL of the store loses nothing that was acknowledged", suite.kills,
+        test("an event and a deployment are made", lambda: (suite.event_made(), suite.deployment()))
+        test("SIGKILL of the store loses nothing that was acknowledged", suite.kills, "kill",
              *((120, (0.5, 6)) if FULL else (12, (0.5, 3))))
+        test("scheduling, pods on a hollow node, services, endpoints", suite.workloads)
+        test("two API servers on one store", suite.two_servers)
         test("upstream's end-to-end tests", suite.conformance, CONFORMANCE if FULL else SHORT)
-        test("events end with their lease", suite.event_ends)
         test("the API server's compactor compacts", suite.compaction)
-        if FULL:
-            test("two API servers on one store", suite.two_servers)
+        test("events end with their lease", suite.event_ends)
         test("a node renews its lease", suite.node_lease)
+        test("one of two API servers dies", suite.one_server_dies)
         test("measured", suite.measure)
+        if FULL:
+            test("SIGKILL of the store with compacted revisions", suite.kills, "kill-compacted", 30, (0.5, 6))
         if kind == "store":
             test("the store stops cleanly and its file is whole", suite.stops_clean)
         if kind == "store" and FULL:

@@ -179,10 +179,11 @@ class Process:
         self.proc = None
 
     def start(self):
+        folder = os.path.dirname(self.log_path)
         with open(self.log_path, "ab") as log:
             self.started = time.monotonic()
             self.proc = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                         cwd=os.path.dirname(self.log_path))
+                                         cwd=folder, env=os.environ | {"TMPDIR": folder})
 
     def alive(self):
         return self.proc is not None and self.proc.poll() is None
@@ -214,13 +215,13 @@ class Process:
 
 
 class Cluster:
-    """kind: "store" (kfarm store) or "etcd". The seconds that events live and between compactions."""
+    """kind: "store" (kfarm store) or "etcd"; event_ttl: the seconds that events live."""
 
-    def __init__(self, kind, event_ttl, compaction):
-        self.kind, self.event_ttl, self.compaction = kind, event_ttl, compaction
+    def __init__(self, kind, event_ttl):
+        self.kind, self.event_ttl = kind, event_ttl
         self.bin = binaries()
         self.dir = tempfile.mkdtemp(prefix="kf-upstream-")
-        self.logs = os.path.join(self.dir, "logs")
+        self.logs = os.path.join(self.dir, "logs")  # and what the programs put into a temporary folder
         os.makedirs(self.logs)
         self.pki = Pki(os.path.join(self.dir, "pki"))
         self.api = Api(self.pki)
@@ -231,7 +232,7 @@ class Cluster:
             p.stop(signal.SIGKILL if p.name != "store" else signal.SIGTERM)
         keep = os.environ.get("TEST_LOGS")
         if keep and os.path.isdir(keep):
-            for log in os.listdir(self.logs):
+            for log in [f for f in os.listdir(self.logs) if f.endswith(".log")]:
                 shutil.copy(os.path.join(self.logs, log), os.path.join(keep, f"upstream-{self.kind}-{log}"))
         shutil.rmtree(self.dir, ignore_errors=True)
 
@@ -284,13 +285,13 @@ class Cluster:
 
     # --- upstream's programs ---------------------------------------------------------------------
 
-    def start_apiserver(self, name="apiserver", port=API_PORT):
-        """Returns the seconds until it was ready."""
+    def start_apiserver(self, name="apiserver", port=API_PORT, compaction=300):
+        """Returns the seconds until it was ready. It compacts to where the store was one interval before."""
         pki = self.pki.path
         flags = {
             "etcd-servers": f"https://127.0.0.1:{STORE_PORT}", "etcd-cafile": pki("store-ca.crt"),
             "etcd-certfile": pki("store-client.crt"), "etcd-keyfile": pki("store-client.key"),
-            "etcd-compaction-interval": f"{self.compaction}s", "event-ttl": f"{self.event_ttl}s",
+            "etcd-compaction-interval": f"{compaction}s", "event-ttl": f"{self.event_ttl}s",
             "bind-address": "127.0.0.1", "advertise-address": HOST_ADDRESS, "secure-port": port,
             "service-cluster-ip-range": "10.96.0.0/16", "tls-cert-file": pki("apiserver.crt"),
             "tls-private-key-file": pki("apiserver.key"), "client-ca-file": pki("ca.crt"),

@@ -54,6 +54,7 @@ static int on_head(struct http1 *p, void *ctx) {
     struct hconn *c = ctx;
     struct http_req *r = req_new(c);
     c->cur = r;
+    c->in_head = false;
     c->close_after |= !http1_keep_alive(p) || c->s->closing;
     if (!copy_head(r, p)) {
         return -ERR_LIMIT;
@@ -100,7 +101,8 @@ static void refuse(struct hconn *c, int rc, const char *why) {
 
 static void feed(struct hconn *c, struct span data) {
     const char *why = NULL;
-    if (!c->cur) {
+    if (!c->cur && !c->in_head) {
+        c->in_head = true;
         hconn_deadline(c, MS_HEAD);
     }
     int rc = http1_feed(c->h1, &data, &why);

@@ -58,6 +58,7 @@ struct hconn {
     struct buf in; /* bytes behind the current request */
     struct http_req *cur;
     bool close_after, aborted;
+    bool in_head; /* a head has begun: its time does not start again with every byte */
     /* HTTP/2 */
     struct h2 *h2;
     struct list reqs; /* all open requests, of both versions */

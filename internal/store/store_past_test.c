@@ -156,8 +156,8 @@ static void any_finding(void *ctx, const char *finding) {
 TEST(store, damaged_lists_are_found_and_mended) {
     static const char *const harm[] = {
         "UPDATE cur SET past = x'ffffffffffffffffffff01' WHERE key = x'686f74'",
-        "UPDATE cur SET past = (SELECT past FROM cur WHERE key = x'7761726d') WHERE key = "
-        "x'686f74'",
+        ("UPDATE cur SET past = (SELECT past FROM cur WHERE key = x'7761726d')"
+         " WHERE key = x'686f74'"),
         "UPDATE hist SET ids = x'02040404' WHERE id = (SELECT max(id) FROM hist)",
         "UPDATE cur SET ver = ver + 1 WHERE key = x'686f74'",
         "DELETE FROM cur WHERE key = x'686f74'",

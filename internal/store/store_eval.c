@@ -275,19 +275,40 @@ static int range_form(const struct view *v, const struct store_range_req *q, str
     return 0;
 }
 
+static int item_by_id(const void *pa, const void *pb) {
+    const struct item *a = *(struct item *const *)pa, *b = *(struct item *const *)pb;
+    return cmp_i64(a->r.id, b->r.id);
+}
+
+/* In the order of the log: keys next to each other were seldom written next to each other. */
+static int load_values(struct collect *c, const struct view *at, size_t n) {
+    struct item **v = mem_array(NULL, n + 1, sizeof(*v), (size_t)1 << 32);
+    bool sorted = true;
+    int rc = v ? 0 : err_set(c->e, ERR_NOMEM, "range of %zu keys", n);
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        v[i] = &c->items[i];
+        sorted = sorted && (i == 0 || v[i - 1]->r.id < v[i]->r.id);
+    }
+    if (rc == 0 && !sorted) {
+        qsort(v, n, sizeof(*v), item_by_id);
+    }
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        if (!v[i]->loaded) {
+            rc = view_value(at, v[i]->r.id, c->a, &v[i]->value, c->e);
+            v[i]->loaded = true;
+        }
+    }
+    free(v);
+    return rc;
+}
+
 /* Sorts, cuts at the limit and loads what is left. */
 static int finish(struct collect *c, const struct view *at, struct store_range_res *ret) {
     struct store_range_req q = *c->q;
     if (q.by != STORE_BY_KEY && q.order == STORE_SORT_NONE) {
         q.order = STORE_SORT_ASCEND;
     }
-    int rc = 0;
-    if (q.by == STORE_BY_VALUE) {
-        for (size_t i = 0; i < c->n && rc == 0; i++) {
-            rc = view_value(at, c->items[i].r.id, c->a, &c->items[i].value, c->e);
-            c->items[i].loaded = true;
-        }
-    }
+    int rc = q.by == STORE_BY_VALUE ? load_values(c, at, c->n) : 0;
     if (rc < 0) {
         return rc;
     }
@@ -304,14 +325,11 @@ static int finish(struct collect *c, const struct view *at, struct store_range_r
     if (n && !kvs) {
         return err_pub(c->e, ERR_LIMIT, STORE_E_TOO_LARGE);
     }
+    if (!q.keys_only && (rc = load_values(c, at, n)) < 0) {
+        return rc;
+    }
     for (size_t i = 0; i < n; i++) {
         struct item *it = &c->items[i];
-        if (!q.keys_only && !it->loaded) {
-            rc = view_value(at, it->r.id, c->a, &it->value, c->e);
-            if (rc < 0) {
-                return rc;
-            }
-        }
         kvs[i] = (struct store_kv){it->key,    q.keys_only ? SPAN_EMPTY : it->value,
                                    it->r.crev, id_rev(it->r.id),
                                    it->r.ver,  it->r.lease};

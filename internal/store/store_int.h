@@ -246,7 +246,8 @@ struct task { /* background work on the write lane, one slice at a time */
     enum task_kind kind;
     bool shrink, more;
     int64_t swept;
-    uint64_t pages, free_pages, wal_frames, moved;
+    uint64_t pages, free_pages, wal_frames;
+    uint64_t seen, moved; /* frames, by a checkpoint */
     int rc;
     struct err err;
 };

@@ -56,17 +56,11 @@ static int checkpoint(struct db *d, int mode, uint64_t *ret_frames, uint64_t *re
     return 0;
 }
 
-/* `stuck`: nothing moved although much is there; tried again later. */
+/* `frames`, `moved`: what a checkpoint saw and how far it came. Behind a reader nothing moves: tried again later. */
 static void learn(struct store *s, uint64_t frames, uint64_t moved, int rc) {
     struct wal *w = &s->wal;
-    if (frames > w->frames) {
-        w->frames = frames;
-    }
-    if (moved > w->frames) { /* the WAL was started again since */
-        moved = w->moved;
-    }
-    w->stuck = rc < 0 || (moved <= w->moved && w->frames - moved >= w->soft);
-    if (moved > w->moved) {
+    w->stuck = rc < 0 || (moved < frames && moved <= w->moved);
+    if (moved > w->moved && moved <= w->frames) { /* else the WAL was started again since */
         w->moved = moved;
     }
 }
@@ -142,10 +136,9 @@ bool wal_due(const struct store *s, bool idle) {
 
 int wal_task(struct task *t) {
     struct db *d = &t->s->wr.db;
-    uint64_t frames = 0;
     int mode = t->shrink ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_PASSIVE;
     sqlite3_busy_timeout(d->h, 0);
-    int rc = checkpoint(d, mode, &frames, &t->moved, &t->err);
+    int rc = checkpoint(d, mode, &t->seen, &t->moved, &t->err);
     if (t->shrink) {
         sqlite3_db_release_memory(d->h);
     }
@@ -153,7 +146,7 @@ int wal_task(struct task *t) {
 }
 
 void wal_task_done(struct store *s, const struct task *t) {
-    learn(s, s->wal.frames, t->moved, t->rc);
+    learn(s, t->seen, t->moved, t->rc);
     if (t->shrink) {
         s->wal.shrink = false;
     }

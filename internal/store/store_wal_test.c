@@ -1,0 +1,283 @@
+/* The file layer and the checkpoints: what may lie behind the end of the WAL, what a power cut leaves of it, how large it
+ * gets, and that nobody else gets at the file. */
+#include "internal/store/store_test.h"
+
+#include "internal/base/rand.h"
+#include "internal/t/t.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { FRAME = 24 + 4096, HEADER = 32 };
+
+static uint64_t size_of(struct box *b, const char *name) {
+    struct stat st;
+    return fstatat(b->dirfd, name, &st, 0) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+/* The value is `mark` with so many digits. */
+static void put_n(struct box *b, uint32_t n, int digits, uint32_t mark) {
+    struct err e = ERR_INIT;
+    char k[32];
+    AUTO_FREE char *v = str_fmt("%0*u", digits, mark);
+    ASSERT_OK(str_put(k, sizeof(k), "key/%06u", n), &e);
+    ASSERT_OK(box_put(b, k, v, 0, &e), &e);
+}
+
+static bool has_n(struct box *b, uint32_t n, uint32_t mark) {
+    struct arena a = ARENA_INIT(1 << 20);
+    struct store_kv kv;
+    struct err e = ERR_INIT;
+    char k[32], v[16];
+    ASSERT(str_put(k, sizeof(k), "key/%06u", n) == 0 && str_put(v, sizeof(v), "%08u", mark) == 0);
+    int rc = store_get(b->s, span_str(k), &a, &kv, &e);
+    bool same = rc == 0 && kv.value.n >= 8 && memcmp(kv.value.p + kv.value.n - 8, v, 8) == 0;
+    arena_fini(&a);
+    return same;
+}
+
+static void no_finding(void *ctx, const char *finding) {
+    (void)ctx;
+    fail_msg("%s", finding);
+}
+
+/* ---- power cuts, by hand: the files as they stand are what the disk has ---- */
+
+static struct buf file_of(struct box *b, const char *name) {
+    struct buf out = BUF_INIT(64u << 20);
+    AUTO_FD int fd = openat(b->dirfd, name, O_RDONLY | O_CLOEXEC);
+    uint8_t chunk[65536];
+    ssize_t n;
+    ASSERT(fd >= 0);
+    while ((n = read(fd, chunk, sizeof(chunk))) > 0) {
+        ASSERT_EQ(0, buf_add(&out, chunk, (size_t)n));
+    }
+    return out;
+}
+
+/* A second folder with the files as a machine finds them after the power comes back. */
+static void revive(struct box *b, const struct buf *db, const struct buf *wal) {
+    box_open(b);
+    box_shut(b);
+    const struct buf *from[] = {db, wal};
+    const char *const names[] = {"store.db", "store.db-wal"};
+    for (size_t i = 0; i < 2; i++) {
+        AUTO_FD int fd = openat(b->dirfd, names[i], O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        ASSERT(fd >= 0);
+        ASSERT_EQ((int)from[i]->n, (int)write(fd, from[i]->p, from[i]->n));
+    }
+    box_open(b);
+}
+
+/* The number of frames of the WAL's present round, by the salts. */
+static size_t live_frames(const struct buf *wal) {
+    size_t n = 0;
+    for (size_t at = HEADER; at + FRAME <= wal->n; at += FRAME, n++) {
+        if (memcmp(wal->p + 16, wal->p + at + 8, 8) != 0) {
+            break;
+        }
+    }
+    return n;
+}
+
+/* Commits into a WAL that was used before, then: whatever is behind the last frame, all is there. */
+TEST(store, wal_may_end_in_anything) {
+    struct box b = {0};
+    box_open(&b);
+    b.s->wal.soft = UINT32_MAX; /* no checkpoint but ours */
+    uint32_t n = 0;
+    for (; n < 60; n++) {
+        put_n(&b, n, 200, n);
+    }
+    int frames = 0,
+        moved = 0; /* the next commit starts the WAL again, over the frames of this round */
+    ASSERT_EQ(SQLITE_OK, sqlite3_wal_checkpoint_v2(b.s->wr.db.h, NULL, SQLITE_CHECKPOINT_PASSIVE,
+                                                   &frames, &moved));
+    ASSERT(frames > 60);
+    ASSERT_EQ(frames, moved);
+    for (; n < 70; n++) {
+        put_n(&b, n, 200, n);
+    }
+    struct buf db = file_of(&b, "store.db"), wal = file_of(&b, "store.db-wal");
+    size_t live = live_frames(&wal), end = HEADER + live * FRAME;
+    ASSERT(live >= 20 && live < (size_t)frames); /* frames of the earlier round follow */
+    ASSERT(memcmp(wal.p + end + 8, "\0\0\0\0\0\0\0\0", 8) != 0);
+    for (int kind = 0; kind < 5; kind++) {
+        struct box after = {0};
+        struct buf left = BUF_INIT(64u << 20);
+        ASSERT_EQ(0, buf_add(&left, wal.p, wal.n));
+        switch (kind) {
+        case 0: break;                                           /* stale frames, then zeros */
+        case 1: memset(left.p + end, 0, left.n - end); break;    /* zeros */
+        case 2: memset(left.p + end, 0xa5, left.n - end); break; /* anything */
+        case 3: memset(left.p + end, 0, FRAME / 2); break;       /* a torn frame over a stale one */
+        case 4: buf_trunc(&left, end); break;                    /* the zeros never got there */
+        default: break;
+        }
+        revive(&after, &db, &left);
+        for (uint32_t i = 0; i < n; i++) {
+            ASSERT(has_n(&after, i, i));
+        }
+        put_n(&after, n, 200, n);
+        box_shut(&after);
+        struct err e = ERR_INIT;
+        ASSERT_OK(store_check(after.dirfd, "store.db", false, no_finding, NULL, &e), &e);
+        box_open(&after);
+        ASSERT(has_n(&after, n, n));
+        box_fini(&after);
+        buf_fini(&left);
+    }
+    buf_fini(&db);
+    buf_fini(&wal);
+    box_fini(&b);
+}
+
+/* A commit torn anywhere in its frames is not there, and everything before it is. */
+TEST(store, wal_torn_in_the_last_commit) {
+    struct box b = {0};
+    box_open(&b);
+    b.s->wal.soft = UINT32_MAX;
+    for (uint32_t i = 0; i < 30; i++) {
+        put_n(&b, i, 200, i);
+    }
+    b.s->wal.stuck = true;
+    struct buf before = file_of(&b, "store.db-wal");
+    size_t n_before = live_frames(&before);
+    put_n(&b, 5, 9000, 77);
+    struct buf db = file_of(&b, "store.db"), wal = file_of(&b, "store.db-wal");
+    size_t n_after = live_frames(&wal);
+    ASSERT(n_after >= n_before + 3);
+    for (size_t cut = HEADER + n_before * FRAME; cut < HEADER + n_after * FRAME; cut += 1500) {
+        struct box after = {0};
+        struct buf left = BUF_INIT(64u << 20);
+        ASSERT_EQ(0, buf_add(&left, wal.p, wal.n));
+        /* from here the disk has what was there before */
+        memset(left.p + cut, 0, left.n - cut);
+        memcpy(left.p + cut, before.p + cut, before.n > cut ? before.n - cut : 0);
+        revive(&after, &db, &left);
+        ASSERT(has_n(&after, 5, 5));
+        for (uint32_t i = 0; i < 30; i++) {
+            ASSERT(has_n(&after, i, i));
+        }
+        box_fini(&after);
+        buf_fini(&left);
+    }
+    buf_fini(&before);
+    buf_fini(&db);
+    buf_fini(&wal);
+    box_fini(&b);
+}
+
+/* ---- sizes ---- */
+
+static void idle(struct box *b) {
+    struct err e = ERR_INIT;
+    uint64_t until = clock_ns() + 60 * NS_PER_S;
+    while (size_of(b, "store.db-wal") > STORE_WAL_KEEP && clock_ns() < until) {
+        ASSERT_OK(loop_step(b->l, NS_PER_S, &e), &e);
+    }
+    ASSERT(size_of(b, "store.db-wal") <= STORE_WAL_KEEP);
+}
+
+struct flood {
+    struct box *b;
+    size_t out, left, key, most;
+};
+
+static void flood_next(struct flood *f);
+
+static void flood_done(void *ctx, struct store_txn *t, int rc, const struct err *e) {
+    struct flood *f = ctx;
+    (void)t;
+    ASSERT_OK(rc, (struct err *)(uintptr_t)e);
+    f->out--;
+    flood_next(f);
+}
+
+static void flood_next(struct flood *f) {
+    static const char value[2000] = "v";
+    char k[32];
+    if (!f->left) {
+        return;
+    }
+    f->left--;
+    f->out++;
+    ASSERT_EQ(0, str_put(k, sizeof(k), "flood/%zu", f->key++ * 7919 % 500));
+    struct store_txn *t = store_txn_new(0);
+    store_txn_put(t, &t->body.then, span_str(k), span_of(value, sizeof(value)), 0);
+    store_txn(f->b->s, t, flood_done, f);
+}
+
+/* Writers without a pause, readers in between: the WAL starts again and again, and shrinks when they stop. */
+TEST(store, wal_has_a_bound) {
+    struct box b = {0};
+    struct err e = ERR_INIT;
+    box_open(&b);
+    b.s->wal.most = 200;
+    struct flood f = {.b = &b, .left = 6000};
+    for (int i = 0; i < 16; i++) {
+        flood_next(&f);
+    }
+    uint64_t most = 0;
+    while (f.out) {
+        ASSERT_OK(loop_step(b.l, NS_PER_S, &e), &e);
+        uint64_t now = size_of(&b, "store.db-wal");
+        most = now > most ? now : most;
+        has_n(&b, 1, 1);
+    }
+    /* twice `most`, a batch, what is filled ahead; all that was written is several times as much */
+    ASSERT(most < (2 * 200 + 100) * FRAME + (1u << 20));
+    ASSERT(most > STORE_WAL_KEEP);
+    idle(&b);
+    put_n(&b, 1, 100, 1);
+    ASSERT(size_of(&b, "store.db-wal") <= STORE_WAL_KEEP);
+    box_shut(&b);
+    ASSERT_EQ(0, size_of(&b, "store.db-wal")); /* closed: one file */
+    ASSERT_OK(store_check(b.dirfd, "store.db", false, no_finding, NULL, &e), &e);
+    box_open(&b);
+    ASSERT(has_n(&b, 1, 1));
+    box_fini(&b);
+}
+
+/* A commit does not make the file longer: it writes where zeros or old frames are. */
+TEST(store, commits_overwrite) {
+    struct box b = {0};
+    box_open(&b);
+    put_n(&b, 0, 200, 0);
+    uint64_t size = size_of(&b, "store.db-wal");
+    ASSERT(size >= 64 * 1024);
+    for (uint32_t i = 1; i < 8; i++) {
+        put_n(&b, i, 200, i);
+        ASSERT_EQ(size, size_of(&b, "store.db-wal"));
+    }
+    box_fini(&b);
+}
+
+/* ---- others ---- */
+
+TEST(store, other_programs_find_it_locked) {
+    struct box b = {0};
+    struct err e = ERR_INIT;
+    sqlite3 *h = NULL;
+    box_open(&b);
+    put_n(&b, 0, 9, 0);
+    AUTO_FREE char *path = str_fmt("%s/store.db", b.dir);
+    /* In this process SQLite's locks would not tell us apart: a child looks. */
+    AUTO_FD int fd = openat(b.dirfd, "store.db", O_RDWR | O_CLOEXEC);
+    struct flock fl = {
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0x40000002, .l_len = 510};
+    ASSERT_EQ(0, fcntl(fd, F_OFD_GETLK, &fl));
+    ASSERT_EQ(F_WRLCK, fl.l_type); /* the range that every SQLite must share to read */
+    box_shut(&b);
+    ASSERT_EQ(SQLITE_OK, sqlite3_open_v2(path, &h, SQLITE_OPEN_READWRITE, NULL));
+    ASSERT_EQ(SQLITE_OK, sqlite3_exec(h, "SELECT count(*) FROM log", NULL, NULL, NULL));
+    sqlite3_close(h);
+    box_open(&b);
+    ASSERT(has_n(&b, 0, 0));
+    ASSERT_OK(box_put(&b, "x", "y", 0, &e), &e);
+    box_fini(&b);
+}

@@ -261,6 +261,7 @@ struct read_job {
     void *ctx;
     int rc;
     struct err err;
+    uint8_t own[]; /* key and end */
 };
 
 int store_lane_open(struct store *s, struct err *e) {
@@ -283,39 +284,58 @@ static void read_run(struct loop_work *w) {
     }
 }
 
-static void read_done(struct loop_work *w) {
-    struct read_job *j = CONTAINER_OF(w, struct read_job, w);
-    struct store *s = j->s;
-    s->reads_out--;
-    /* Rows are removed only after the compaction was announced, so a revision that is still readable now was whole. */
-    int64_t rev = j->q.rev > 0 ? j->q.rev : j->v.at;
-    if (rev < s->compact_rev && j->rc != -ERR_INVALID) {
-        err_reset(&j->err);
-        j->rc = err_pub(&j->err, ERR_GONE, STORE_E_COMPACTED);
-    }
-    j->done(j->ctx, j->rc, j->rc < 0 ? NULL : &j->res, j->rc < 0 ? &j->err : NULL);
+static void read_free(struct read_job *j) {
     arena_fini(&j->a);
     free(j);
 }
 
+static void read_done(struct loop_work *w) {
+    struct read_job *j = CONTAINER_OF(w, struct read_job, w);
+    struct store *s = j->s;
+    /* Rows are removed only after the compaction was announced, so a revision that is still readable now was whole. */
+    int64_t rev = j->q.rev > 0 ? j->q.rev : j->v.at;
+    if (rev < s->compact_rev && j->rc != -ERR_INVALID) {
+        err_reset(&j->err);
+        if (j->q.rev <=
+            0) { /* what was current is compacted: what is current now was asked for just as well */
+            arena_reset(&j->a);
+            j->res = (struct store_range_res){0};
+            j->v = store_view(s);
+            j->rc = loop_work_submit(s->l, LANE_DB_READ, &j->w, &j->err);
+            if (j->rc == 0) {
+                return;
+            }
+        } else {
+            j->rc = err_pub(&j->err, ERR_GONE, STORE_E_COMPACTED);
+        }
+    }
+    s->reads_out--;
+    j->done(j->ctx, j->rc, j->rc < 0 ? NULL : &j->res, j->rc < 0 ? &j->err : NULL);
+    read_free(j);
+}
+
 int engine_range_async(struct store *s, const struct store_range_req *q, size_t max_bytes,
                        store_range_done *done, void *ctx, struct err *e) {
-    struct read_job *j = new_zero(struct read_job);
+    struct read_job *j = mem_zero_alloc(sizeof(*j) + q->key.n + q->end.n);
     j->w.run = read_run;
     j->w.done = read_done;
     j->s = s;
     j->q = *q;
+    j->q.key = span_of(j->own, q->key.n);
+    j->q.end = span_of(j->own + q->key.n, q->end.n);
+    if (q->key.n) {
+        memcpy(j->own, q->key.p, q->key.n);
+    }
+    if (q->end.n) {
+        memcpy(j->own + q->key.n, q->end.p, q->end.n);
+    }
     j->a = (struct arena)ARENA_INIT(max_bytes ? max_bytes : (size_t)1 << 31);
-    j->q.key = arena_copy(&j->a, q->key);
-    j->q.end = arena_copy(&j->a, q->end);
     j->v = store_view(s);
     j->done = done;
     j->ctx = ctx;
-    int rc = !j->q.key.p || !j->q.end.p ? err_pub(e, ERR_INVALID, STORE_E_TOO_LARGE)
-                                        : loop_work_submit(s->l, LANE_DB_READ, &j->w, e);
+    int rc = loop_work_submit(s->l, LANE_DB_READ, &j->w, e);
     if (rc < 0) {
-        arena_fini(&j->a);
-        free(j);
+        read_free(j);
         return rc;
     }
     s->reads_out++;

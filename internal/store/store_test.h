@@ -28,4 +28,22 @@ void box_turn(struct box *b);
 /* "key=value@create/mod/version" joined by spaces. */
 char *box_range(struct box *b, const char *key, const char *end, int64_t rev);
 
+/* ---- store_disk_test.c: a file layer that fails; box.vfs = "kfarm-fault" ---- */
+struct undo;
+struct fault {
+    sqlite3_vfs vfs, *base;
+    sqlite3_mutex *lock;
+    struct undo *undos;
+    long countdown; /* operations until the fault; < 0: never */
+    int code;       /* what the fault answers */
+    bool sticky, dead, syncs_only, tripped;
+};
+void fault_start(struct fault *f);
+void fault_stop(struct fault *f);
+/* After `countdown` operations (-1: never) one fails with an SQLite code, with `sticky` all from there on. */
+void fault_set(struct fault *f, long countdown, int code, bool sticky, bool syncs_only);
+/* From here on nothing reaches the disk, and of what was not synced some is lost or torn. Then close, and power on. */
+void fault_power_off(struct fault *f, uint64_t *seed);
+void fault_power_on(struct fault *f);
+
 #endif

@@ -99,6 +99,18 @@ $(B)/kfarm.debug: $(call objs,rel,$(cmd_c) $(lib_c)) | $(B)/deps.stamp
 	  -Wl,-z,noexecstack -Wl,-z,stack-size=1048576 -Wl,--build-id=sha1 -o $@ $(filter %.o,$^) \
 	  $(rel_libs)
 
+# The store's tests under faults: clients that write a history and its judge; and the product with faults in place of
+# system calls, below everything that touches files and clocks.
+wrapped := open openat close pread pwrite ftruncate fdatasync fsync clock_gettime
+lin_prog_c := $(filter-out internal/lin/fault_sys.c,$(lin_c))
+
+$(B)/check/kfarm-lin: $(call objs,rel,$(lin_prog_c) $(lib_c)) | $(B)/deps.stamp
+	$(call say,link,$@)mkdir -p $(@D); musl-gcc -static -no-pie -g -Wl,--gc-sections -o $@ $(filter %.o,$^) $(rel_libs)
+
+$(B)/check/kfarm-faulty-store: $(call objs,rel,$(cmd_c) $(lib_c) internal/lin/fault_sys.c) | $(B)/deps.stamp
+	$(call say,link,$@)mkdir -p $(@D); musl-gcc -static -no-pie -g -Wl,--gc-sections -Wl,-z,stack-size=1048576 \
+	  $(wrapped:%=-Wl,--wrap=%) -o $@ $(filter %.o,$^) $(rel_libs)
+
 # --- dependencies, generated sources -------------------------------------------------------------
 
 deps_inputs := scripts/deps.sh scripts/deps.lock scripts/deps.mk $(wildcard scripts/deps/*)
@@ -223,6 +235,9 @@ test-upstream:
 	scripts/setup.sh upstream
 	scripts/upstream.sh
 	FULL=1 scripts/test.sh scripts/test/56-upstream-store.py
+# ROUNDS= and SEED= of the store's fault tests.
+soak:
+	scripts/soak.sh $(ROUNDS) $(SEED)
 bench:
 	scripts/bench.sh
 clean:
@@ -241,5 +256,6 @@ help:
 	  'make clang         compile everything with clang' \
 	  'make test          everything a machine without KVM can test; FILES=scripts/test/x.bats' \
 	  'make test-upstream builds upstream Kubernetes 1.20 and runs it on the store; REFERENCE=1: on etcd too' \
-	  'make demo, make bench, make clean' \
+	  'make soak          thousands of rounds of the store under faults; ROUNDS= SEED=' \
+  'make demo, make bench, make clean' \
 	  'V=1 shows the commands'

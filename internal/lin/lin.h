@@ -16,7 +16,7 @@
  *   call ID CLIENT grant LEASE TTL | revoke LEASE | keep LEASE | ttl LEASE | compact REV | hash REV
  *   ret ID ok REV                        of grant, revoke, keep, compact
  *   ret ID ok REV SUCCEEDED RESULT…      + | +KV    -N[,KV]…    :COUNT,MORE[,KV]…    KV: KEY=VALUE@CREATE/MOD/VERSION/LEASE
- *   ret ID ok REV ttl KEY…   |   ret ID ok REV hash HASH COMPACTED AT
+ *   ret ID ok REV ttl KEY…   |   ret ID ok REV hash HASH COMPACTED AT (0: not told)
  *   ret ID err CODE TEXT                 gRPC's code; -1: the connection was lost
  *   watch W STREAM LO HI START FILTERS PREV        FILTERS: 1 no puts, 2 no deletions; PREV: 0 or 1
  *   created W REV | ev W REV FRAGMENT EVENT… | progress W REV | cancel W COMPACTED     EVENT: +KV[^KV] | -KEY@MOD[^KV]

@@ -288,7 +288,9 @@ static int read_ret(struct lin *h, size_t line, struct span s) {
         return -ERR_INVALID;
     }
     op->text = s;
-    op->end = refused(op->code) ? LIN_NO : LIN_OPEN;
+    /* A compaction that could not remove what it should has happened all the same. */
+    bool open = !refused(op->code) || (op->kind == LIN_COMPACTION && op->code == 8);
+    op->end = open ? LIN_OPEN : LIN_NO;
     return 0;
 }
 

@@ -115,6 +115,7 @@ static struct life life_of(const struct lin *h, int64_t lease, const struct lin_
 }
 
 static void judge_lease_use(struct lin *h, const struct lin_op *op) {
+    bool all_alive = true, any = false; /* a refusal does not say which of them is unknown */
     for (int b = 0; b < 2; b++) {
         for (size_t i = 0; i < op->n_subs[b]; i++) {
             const struct lin_sub *s = &op->subs[b][i];
@@ -122,17 +123,18 @@ static void judge_lease_use(struct lin *h, const struct lin_op *op) {
                 continue;
             }
             struct life l = life_of(h, s->lease, op);
+            any = true;
+            all_alive &= l.granted && !l.maybe_gone;
             if (op->end == LIN_OK && l.surely_gone && b == (op->succeeded ? 0 : 1)) {
                 lin_find(h, LIN_LEASE, op->ret,
                          "operation %lld used lease %lld after it was revoked", (long long)op->id,
                          (long long)s->lease);
             }
-            if (op->end == LIN_NO && op->code == 5 && l.granted && !l.maybe_gone) {
-                lin_find(h, LIN_LEASE, op->ret,
-                         "operation %lld was refused lease %lld, which was granted",
-                         (long long)op->id, (long long)s->lease);
-            }
         }
+    }
+    if (op->end == LIN_NO && op->code == 5 && any && all_alive) {
+        lin_find(h, LIN_LEASE, op->ret, "operation %lld was refused a lease that was granted",
+                 (long long)op->id);
     }
 }
 
@@ -145,6 +147,25 @@ static uint32_t keys_of(const struct lin *h, int64_t lease, int64_t rev) {
         }
     }
     return keys;
+}
+
+/* The keys are those of some revision while the question was open; as in etcd not of the header's. */
+static void judge_keys(struct lin *h, const struct lin_op *op) {
+    for (int64_t r = op->floor; op->kind == LIN_TTL && r <= h->max_rev; r++) {
+        const struct lin_op *by = h->revs[r].by;
+        if (r > op->floor && by && by->call > op->ret) {
+            break;
+        }
+        if (op->keys == keys_of(h, op->lease, r)) {
+            return;
+        }
+    }
+    if (op->kind == LIN_TTL) {
+        lin_find(h, LIN_LEASE, op->ret,
+                 "lease %lld is said to hold keys %x after revision %lld, it holds %x",
+                 (long long)op->lease, op->keys, (long long)op->floor,
+                 keys_of(h, op->lease, op->rev));
+    }
 }
 
 static void judge_lease(struct lin *h, const struct lin_op *op) {
@@ -172,17 +193,16 @@ static void judge_lease(struct lin *h, const struct lin_op *op) {
             }
         }
     }
-    if (op->kind == LIN_TTL && op->keys != keys_of(h, op->lease, op->rev)) {
-        lin_find(h, LIN_LEASE, op->ret,
-                 "lease %lld is said to hold keys %x at revision %lld, it holds %x", lease,
-                 op->keys, (long long)op->rev, keys_of(h, op->lease, op->rev));
-    }
+    judge_keys(h, op);
 }
 
 /* ---- hashes ---- */
 
 static void judge_hashes(struct lin *h, size_t i) {
     const struct lin_op *a = h->ops[i];
+    if (!a->hash_rev) { /* of what was current: the answer does not say what that was */
+        return;
+    }
     for (size_t k = i + 1; k < h->n_ops; k++) {
         const struct lin_op *b = h->ops[k];
         if (b->kind == LIN_HASHKV && b->end == LIN_OK && a->hash_rev == b->hash_rev &&

@@ -1,0 +1,152 @@
+/* Private to the runner: a server that is hurt, clients that use it and write down what they see. */
+#ifndef KF_LIN_RUN_H
+#define KF_LIN_RUN_H
+
+#include "internal/lin/fault.h"
+#include "internal/lin/lin_int.h"
+
+#include "internal/grpc/grpc.h"
+#include "internal/http/http.h"
+#include "internal/loop/loop.h"
+
+enum lin_scenario {
+    LIN_S_KILL,  /* the released binary, SIGKILL at any moment */
+    LIN_S_STOP,  /* the released binary, SIGSTOP and SIGCONT */
+    LIN_S_POWER, /* power loss between any two system calls */
+    LIN_S_SYNC,  /* writes and syncs that fail, then power loss */
+    LIN_S_SPACE, /* a disk that is full or read-only for a while */
+    LIN_S_SLOW,  /* slow disk, watchers that do not read, progress, small messages */
+    LIN_S_CLOCK, /* clocks that jump, leases that end */
+    LIN_S_LIE,   /* power loss on a disk that lies about syncs: must be seen as loss, or these tests see nothing */
+    LIN_S_MAX_
+};
+extern const char *const lin_scenario_names[LIN_S_MAX_];
+
+struct lin_opts {
+    const char *kfarm, *faulty, *keep; /* keep: folder for the histories of failed rounds */
+    enum lin_scenario scenario;
+    uint64_t seed;
+    bool verbose;
+};
+
+struct round;
+
+/* ---- lin_run_server.c ---- */
+enum server_state { SERVER_DOWN, SERVER_STARTING, SERVER_UP };
+struct server {
+    struct round *r;
+    enum server_state state;
+    pid_t pid;
+    int ready_fd, ctl_fd;
+    struct loop_child child;
+    struct loop_io ready;
+    struct loop_timer again; /* starts it after it ended */
+    struct fault_ctl *ctl;
+    char sock[96], data[96], log[96];
+    bool faulty, dying, terming, stopped;
+    bool troubled; /* its disk was broken while it started */
+    unsigned n_starts, n_deaths, n_refused;
+    uint64_t up_at; /* when it was ready */
+};
+NODISCARD int server_init(struct server *s, struct round *r, bool faulty, struct err *e);
+NODISCARD int server_start(struct server *s, struct err *e);
+void server_kill(struct server *s, int signo);
+void server_fini(struct server *s);
+
+/* ---- lin_run_rpc.c: etcd's messages ---- */
+struct rpc;
+typedef void rpc_done(void *ctx, int64_t code, struct span text, struct span msg);
+struct rpc {
+    struct http_call *call;
+    struct grpc_reader in;
+    struct buf last;
+    rpc_done *done;
+    void *ctx;
+    struct round *r;
+};
+/* One message each way; with a stream the first answer counts. */
+void rpc_start(struct rpc *c, struct round *r, struct http_client *hc, const char *path, struct span msg,
+               rpc_done *done, void *ctx);
+/* Head of a gRPC call for http_call_opts. */
+extern const struct http_header rpc_headers[2];
+int64_t rpc_code(const struct http_call *c, int rc, struct span *ret_text);
+
+void op_text(struct buf *b, const struct lin_op *op, const char *kind);
+const char *op_encode(struct buf *b, const struct lin_op *op, uint32_t luck); /* the path */
+void op_answer(struct buf *b, const struct lin_op *op, const char *path, struct span msg);
+/* A WatchResponse as lines; *ret_next: the revision after the last event or progress of watch `of`. */
+struct watch_news {
+    int64_t id, rev, next;
+    bool created, canceled, progress;
+};
+NODISCARD int watch_lines(struct buf *b, struct span msg, int64_t stream, int64_t watch, struct watch_news *ret);
+void watch_encode(struct buf *b, const struct lin_watch *w, bool progress, bool fragment);
+
+/* ---- lin_run_round.c ---- */
+enum { LIM_CLIENTS = 8, LIM_STREAMS = 5 };
+struct client {
+    struct round *r;
+    int32_t id;
+    struct http_client *hc;
+    struct rpc rpc;
+    struct lin_op op; /* the one under way */
+    const char *kind, *path;
+    bool busy;
+    struct loop_timer timer;
+};
+struct stream { /* one watch on a stream of its own */
+    struct round *r;
+    struct http_client *hc;
+    struct http_call *call;
+    struct grpc_reader in;
+    int64_t id;
+    struct lin_watch w;
+    int64_t next;
+    bool all, asked, paused, created, ended;
+    struct loop_timer timer;
+};
+struct round {
+    struct loop *l;
+    struct lin_opts o;
+    struct buf text;
+    uint64_t state; /* of the random numbers */
+    struct server server;
+    struct client clients[LIM_CLIENTS];
+    struct stream streams[LIM_STREAMS];
+    size_t n_clients, n_streams;
+    int64_t n_calls, n_left, values, leases, next_stream, next_watch;
+    int64_t rev, compacted; /* newest seen; compaction asked for */
+    int64_t live[8];        /* leases that were granted */
+    int32_t n_keys;
+    bool ending, final_done, finished, failed;
+    int64_t final_rev;
+    char why[200];
+    struct loop_timer nemesis, guard;
+    unsigned blows_left;
+    bool then_kill, pausing;
+    struct http_client *maint;
+    struct http_call *maint_call;
+    int64_t last_clock;
+    char dir[64];
+};
+uint32_t round_luck(struct round *r, uint32_t n);
+void round_fail(struct round *r, const char *fmt, ...) PRINTF(2, 3);
+void round_clock(struct round *r); /* notes the server's clock */
+void round_up(struct round *r);    /* the server is ready */
+void round_down(struct round *r);
+void client_next(struct client *c);
+void stream_open(struct stream *s);
+
+struct round_result {
+    struct lin_verdict v;
+    bool failed;
+    char why[200], history[160];
+    unsigned n_starts, n_deaths, n_power, n_failed_calls, n_lost_pages;
+};
+NODISCARD int round_run(const struct lin_opts *o, struct round_result *ret, struct err *e);
+
+/* ---- lin_run_blow.c: what is done to the server ---- */
+void blow_next(struct round *r);
+void blow_heal(struct round *r);
+
+#endif

@@ -1,0 +1,637 @@
+/* One round: a new store, clients and watches on it, blows in between, and what everybody saw. */
+#include "internal/lin/lin_run.h"
+
+#include "internal/base/rand.h"
+#include "internal/sys/sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { OPS = 260, OPS_MAX = 3000, GUARD_S = 120 };
+
+uint32_t round_luck(struct round *r, uint32_t n) {
+    r->state = r->state * 6364136223846793005ull + 1442695040888963407ull;
+    return (uint32_t)(r->state >> 33) % n;
+}
+
+void round_fail(struct round *r, const char *fmt, ...) {
+    if (!r->failed) {
+        va_list ap;
+        va_start(ap, fmt);
+        vsnprintf(r->why, sizeof(r->why), fmt, ap);
+        va_end(ap);
+    }
+    r->failed = r->finished = true;
+}
+
+void round_clock(struct round *r) {
+    int64_t ms = (int64_t)(clock_ns() / NS_PER_MS) + (r->server.ctl ? r->server.ctl->mono_ms : 0);
+    if (r->o.scenario == LIN_S_CLOCK && ms != r->last_clock) {
+        r->last_clock = ms;
+        buf_fmt(&r->text, "clock %lld\n", (long long)ms);
+    }
+}
+
+/* ---- clients ---- */
+
+static int32_t some_key(struct round *r) {
+    return (int32_t)round_luck(r, (uint32_t)r->n_keys);
+}
+
+static void some_span(struct round *r, struct lin_sub *s) {
+    s->lo = some_key(r);
+    s->hi = round_luck(r, 2) ? s->lo + 1
+                             : s->lo + 1 + (int32_t)round_luck(r, (uint32_t)(r->n_keys - s->lo));
+}
+
+static int64_t some_lease(struct round *r) {
+    return round_luck(r, 5) ? 0 : r->live[round_luck(r, ARRAY_LEN(r->live))];
+}
+
+static struct lin_sub a_put(struct round *r) {
+    return (struct lin_sub){.what = '+',
+                            .lo = some_key(r),
+                            .val = ++r->values,
+                            .lease = some_lease(r),
+                            .prev = round_luck(r, 3) == 0};
+}
+static struct lin_sub a_delete(struct round *r) {
+    struct lin_sub s = {.what = '-', .prev = round_luck(r, 2)};
+    some_span(r, &s);
+    return s;
+}
+static struct lin_sub a_range(struct round *r) {
+    struct lin_sub s = {.what = ':'};
+    some_span(r, &s);
+    if (round_luck(r, 4) == 0) {
+        s.lo = 0;
+        s.hi = LIM_LIN_KEYS;
+    }
+    if (round_luck(r, 4) == 0) { /* the past, near the compacted revision too, and the future */
+        s.rev = round_luck(r, 2) ? r->compacted - 1 + round_luck(r, 4)
+                                 : r->rev + 2 - (int64_t)round_luck(r, 12);
+        s.rev = s.rev < 0 ? 0 : s.rev;
+    }
+    s.limit = round_luck(r, 4) ? 0 : 1 + round_luck(r, 3);
+    s.count_only = round_luck(r, 10) == 0;
+    return s;
+}
+
+static void a_txn(struct round *r, struct lin_op *op) {
+    static const char targets[] = "mcvxl", hows[] = "=<>!";
+    uint32_t used = 0;
+    for (uint32_t i = 1 + round_luck(r, 2); i > 0; i--) {
+        struct lin_cmp *c = &op->cmps[op->n_cmps++];
+        c->key = some_key(r);
+        c->target = targets[round_luck(r, 5)];
+        c->how = round_luck(r, 3) ? '=' : hows[round_luck(r, 4)];
+        if (c->target == 'x' && c->how != '=') {
+            c->how = '!'; /* values have an order of their own */
+        }
+        c->num = c->target == 'v'   ? round_luck(r, 4)
+                 : c->target == 'x' ? 1 + round_luck(r, (uint32_t)r->values + 1)
+                 : c->target == 'l' ? r->live[round_luck(r, ARRAY_LEN(r->live))]
+                 : round_luck(r, 3) ? r->rev - (int64_t)round_luck(r, 8)
+                                    : 0;
+        c->num = c->num < 0 ? 0 : c->num;
+    }
+    for (int k = 0; k < 2; k++) {
+        used = 0;
+        for (uint32_t i = 1 + round_luck(r, 3); i > 0; i--) {
+            struct lin_sub s = round_luck(r, 2)   ? a_put(r)
+                               : round_luck(r, 3) ? a_range(r)
+                                                  : a_delete(r);
+            s.hi = s.what == '+' ? s.lo + 1 : s.hi;
+            uint32_t bits = ((1u << s.hi) - 1) & ~((1u << s.lo) - 1);
+            if (s.what != ':' && (used & bits)) {
+                continue; /* a key may be changed once */
+            }
+            used |= s.what != ':' ? bits : 0;
+            op->subs[k][op->n_subs[k]++] = s;
+        }
+    }
+}
+
+static const char *a_lease(struct round *r, struct lin_op *op) {
+    int64_t *at = &r->live[round_luck(r, ARRAY_LEN(r->live))];
+    if (!*at || round_luck(r, 6) == 0) {
+        op->kind = LIN_GRANT;
+        op->lease = ++r->leases;
+        op->ttl = r->o.scenario == LIN_S_CLOCK ? 2 + round_luck(r, 3) : 3600;
+        *at = op->lease;
+        return "grant";
+    }
+    op->lease = *at;
+    switch (round_luck(r, 4)) {
+    case 0:
+        op->kind = LIN_REVOKE;
+        *at = 0;
+        return "revoke";
+    case 1: op->kind = LIN_KEEP; return "keep";
+    default: op->kind = LIN_TTL; return "ttl";
+    }
+}
+
+/* Never past what the watch of everything still has to be given. */
+static const char *a_compaction(struct round *r, struct lin_op *op) {
+    int64_t upto = r->streams[0].next < r->rev ? r->streams[0].next : r->rev;
+    op->kind = LIN_COMPACTION;
+    op->num = upto - (int64_t)(round_luck(r, 2) ? 0 : round_luck(r, 10));
+    op->num = op->num < 1 ? 1 : op->num;
+    if (op->num > r->compacted) {
+        r->compacted = op->num;
+    }
+    return "compact";
+}
+
+static const char *choose(struct client *c) {
+    struct round *r = c->r;
+    struct lin_op *op = &c->op;
+    uint32_t n = round_luck(r, 100);
+    if (n < 34) {
+        op->subs[0][op->n_subs[0]++] = a_put(r);
+        return "put";
+    }
+    if (n < 42) {
+        op->subs[0][op->n_subs[0]++] = a_delete(r);
+        return "del";
+    }
+    if (n < 62) {
+        op->subs[0][op->n_subs[0]++] = a_range(r);
+        return "get";
+    }
+    if (n < 84) {
+        a_txn(r, op);
+        return "txn";
+    }
+    if (n < 94) {
+        return a_lease(r, op);
+    }
+    if (n < 98) {
+        return a_compaction(r, op);
+    }
+    op->kind = LIN_HASHKV;
+    op->num = r->rev - (int64_t)round_luck(r, 3);
+    op->num = op->num < 0 ? 0 : op->num;
+    return "hash";
+}
+
+static void wake(struct loop_timer *t) {
+    client_next(CONTAINER_OF(t, struct client, timer));
+}
+
+static void answered(void *ctx, int64_t code, struct span text, struct span msg) {
+    struct client *c = ctx;
+    struct round *r = c->r;
+    c->busy = false;
+    round_clock(r);
+    if (code == 0) {
+        size_t at = r->text.n;
+        op_answer(&r->text, &c->op, c->path, msg);
+        struct span line = span_of(r->text.p + at, r->text.n - at), w;
+        int64_t rev = 0;
+        for (int i = 0; i < 4 && span_next(&line, ' ', &w); i++) {
+            w.n -= w.n && w.p[w.n - 1] == '\n';
+            if (i == 3 && span_to_i64(w, 0, INT64_MAX, &rev) == 0 && rev > r->rev) {
+                r->rev = rev;
+            }
+        }
+        if (r->ending && c->id == 0) {
+            r->final_rev = rev;
+            r->final_done = true;
+        }
+    } else {
+        buf_fmt(&r->text, "ret %lld err %lld %.*s\n", (long long)c->op.id, (long long)code,
+                SPAN_FMT(text));
+    }
+    /* Without a server every attempt fails at once: the next one comes when it is ready. */
+    loop_timer_start(r->l, &c->timer, code == -1 ? NS_PER_MS : 0, wake, "lin-client");
+}
+
+void client_next(struct client *c) {
+    struct round *r = c->r;
+    if (c->busy || r->finished || r->server.state != SERVER_UP || loop_timer_active(&c->timer)) {
+        return;
+    }
+    c->op = (struct lin_op){.kind = LIN_TXN, .client = c->id, .id = r->n_calls + 1};
+    if (r->ending) {
+        if (c->id != 0 || r->final_done) {
+            return;
+        }
+        c->op.subs[0][c->op.n_subs[0]++] = (struct lin_sub){.what = ':', .hi = LIM_LIN_KEYS};
+        c->kind = "get";
+    } else if (r->n_left <= 0) {
+        return;
+    } else {
+        r->n_left--;
+        c->kind = choose(c);
+    }
+    r->n_calls++;
+    AUTO(buf) struct buf msg = BUF_INIT(1 << 20);
+    round_clock(r);
+    op_text(&r->text, &c->op, c->kind);
+    c->path = op_encode(&msg, &c->op, round_luck(r, 4));
+    c->busy = true;
+    rpc_start(&c->rpc, r, c->hc, c->path, buf_view(&msg), answered, c);
+}
+
+/* ---- watches ---- */
+
+static void stream_cut(struct stream *s) {
+    if (s->call) {
+        http_call_cancel(TAKE(s->call));
+        grpc_reader_fini(&s->in);
+    }
+    stream_open(s);
+}
+
+static void reopen(struct loop_timer *t) {
+    stream_cut(CONTAINER_OF(t, struct stream, timer));
+}
+
+static void on_watch_data(struct http_call *call, struct span data, void *ctx) {
+    struct stream *s = ctx;
+    struct round *r = s->r;
+    struct span msg;
+    struct watch_news n;
+    (void)call;
+    if (grpc_feed(&s->in, data) < 0) {
+        round_fail(r, "a watch's messages cannot be read");
+        return;
+    }
+    int rc;
+    while ((rc = grpc_next(&s->in, &msg)) > 0) {
+        round_clock(r);
+        if (watch_lines(&r->text, msg, s->id, s->w.id, &n) < 0) {
+            rc = -ERR_INVALID;
+            break;
+        }
+        if (n.next > s->next) {
+            s->next = n.next;
+        }
+        if (n.created && !s->w.start && s->next <= n.rev) {
+            s->next = n.rev + 1;
+        }
+        s->created |= n.created;
+        s->asked &= n.id >= 0;
+        if (n.rev > r->rev) {
+            r->rev = n.rev;
+        }
+        if (n.canceled && s->all) {
+            round_fail(r, "the watch of everything was ended by the server");
+        } else if (n.canceled) {
+            s->ended = true;
+            s->next = 0;
+            loop_timer_start(r->l, &s->timer, 0, reopen, "lin-watch");
+        }
+    }
+    if (rc < 0) {
+        round_fail(r, "a watch's messages cannot be read");
+    }
+}
+
+static void on_watch_end(struct http_call *call, int rc, const struct err *e, void *ctx) {
+    struct stream *s = ctx;
+    (void)call;
+    (void)rc;
+    (void)e;
+    s->call = NULL;
+    grpc_reader_fini(&s->in);
+    if (!s->r->finished) {
+        loop_timer_start(s->r->l, &s->timer, NS_PER_MS, reopen, "lin-watch");
+    }
+}
+
+void stream_open(struct stream *s) {
+    struct round *r = s->r;
+    if (s->call || r->finished || r->server.state != SERVER_UP) {
+        return;
+    }
+    loop_timer_stop(&s->timer);
+    AUTO(buf) struct buf msg = BUF_INIT(4096);
+    AUTO(buf) struct buf frame = BUF_INIT(4096);
+    struct err e = ERR_INIT;
+    bool resume = s->all || (s->next && round_luck(r, 2));
+    s->id = ++r->next_stream;
+    s->asked = s->paused = s->created = s->ended = false;
+    if (resume) { /* where it was cut off */
+        s->w.start = s->next ? s->next : 1;
+    } else {
+        struct lin_sub span = {0};
+        some_span(r, &span);
+        bool whole = round_luck(r, 3) == 0;
+        s->w.lo = whole ? 0 : span.lo;
+        s->w.hi = whole ? LIM_LIN_KEYS : span.hi;
+        s->w.filters = round_luck(r, 4) ? 0 : 1 + round_luck(r, 2);
+        s->w.prev = round_luck(r, 2);
+        /* from now, from the past, from the compacted revision, from the future */
+        uint32_t how = round_luck(r, 4);
+        s->w.start = how == 0   ? 0
+                     : how == 1 ? 1 + round_luck(r, (uint32_t)r->rev)
+                     : how == 2 ? r->compacted
+                                : r->rev + 1 + round_luck(r, 5);
+        s->next = s->w.start;
+    }
+    s->w.id = ++r->next_watch;
+    watch_encode(&msg, &s->w, round_luck(r, 2), r->o.scenario == LIN_S_SLOW);
+    grpc_frame(&frame, buf_view(&msg));
+    grpc_reader_init(&s->in);
+    buf_fmt(&r->text, "watch %lld %lld %d %d %lld %u %d\n", (long long)s->w.id, (long long)s->id,
+            s->w.lo, s->w.hi, (long long)s->w.start, s->w.filters, s->w.prev);
+    struct http_call_opts o = {.method = "POST",
+                               .target = "/etcdserverpb.Watch/Watch",
+                               .headers = rpc_headers,
+                               .n_headers = ARRAY_LEN(rpc_headers),
+                               .body = buf_view(&frame),
+                               .stream_body = true,
+                               .on_data = on_watch_data,
+                               .on_end = on_watch_end,
+                               .ctx = s};
+    if (http_call_start(s->hc, &o, &s->call, &e) < 0) {
+        round_fail(r, "starting a watch: %s", e.msg);
+    }
+}
+
+static void stream_ask(struct stream *s) {
+    static const uint8_t ask[] = {0, 0, 0, 0, 2, 0x1a, 0}; /* WatchRequest{progress_request} */
+    if (s->call && s->created && !s->asked && !s->ended) {
+        s->asked = true;
+        buf_fmt(&s->r->text, "ask %lld\n", (long long)s->id);
+        http_call_write(s->call, span_of(ask, sizeof(ask)), false);
+    }
+}
+
+/* What watchers do while nobody hurts the server. */
+static void bother(struct round *r) {
+    struct stream *s = &r->streams[round_luck(r, (uint32_t)r->n_streams)];
+    switch (round_luck(r, 6)) {
+    case 0:
+        if (round_luck(r, 3) == 0) {
+            stream_cut(s);
+        }
+        break;
+    case 1:
+        if (s->call && !s->all) {
+            s->paused = !s->paused;
+            http_call_pause(s->call, s->paused);
+        }
+        break;
+    default: stream_ask(s); break;
+    }
+}
+
+/* ---- the course of a round ---- */
+
+void round_up(struct round *r) {
+    for (size_t i = 0; i < r->n_streams; i++) {
+        stream_open(&r->streams[i]);
+    }
+    for (size_t i = 0; i < r->n_clients; i++) {
+        client_next(&r->clients[i]);
+    }
+}
+
+void round_down(struct round *r) {
+    buf_fmt(&r->text, "note the server is gone\n");
+    if (!r->ending) {
+        return;
+    }
+    r->final_done = false; /* what was read before the last blow does not count */
+}
+
+static bool idle(const struct round *r) {
+    for (size_t i = 0; i < r->n_clients; i++) {
+        if (r->clients[i].busy) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Called after every wake-up. */
+static void advance(struct round *r) {
+    if (!r->ending) {
+        if (r->n_left > 0 && r->server.state == SERVER_UP && round_luck(r, 10) == 0) {
+            bother(r);
+        }
+        if (r->n_left <= 0 && r->n_calls < OPS_MAX &&
+            (r->blows_left || (r->server.ctl && r->server.ctl->die_after))) {
+            r->n_left += 8; /* there is something to be hurt until the last blow */
+            round_up(r);
+        }
+        if (r->n_left <= 0 && idle(r) && r->server.state == SERVER_UP) {
+            r->ending = true;
+            blow_heal(r);
+            for (size_t i = 0; i < r->n_streams; i++) {
+                if (r->streams[i].paused && r->streams[i].call) {
+                    r->streams[i].paused = false;
+                    http_call_pause(r->streams[i].call, false);
+                }
+            }
+            client_next(&r->clients[0]);
+        }
+        return;
+    }
+    if (r->final_done && r->server.state == SERVER_UP) {
+        bool all = true;
+        for (size_t i = 0; i < r->n_streams; i++) {
+            struct stream *s = &r->streams[i];
+            if (s->next <= r->final_rev && s->w.start <= r->final_rev) {
+                stream_ask(s);
+                all = false;
+            }
+        }
+        if (all && r->streams[0].next > r->final_rev) {
+            r->finished = true;
+        }
+    }
+}
+
+static void guard(struct loop_timer *t) {
+    struct round *r = CONTAINER_OF(t, struct round, guard);
+    round_fail(r,
+               "the round does not end: server state %d, %lld left, ending %d, final %d at %lld, "
+               "watch at %lld",
+               (int)r->server.state, (long long)r->n_left, r->ending, r->final_done,
+               (long long)r->final_rev, (long long)r->streams[0].next);
+}
+
+static int setup(struct round *r, struct err *e) {
+    const char *tmp = getenv("TMPDIR");
+    if (str_put(r->dir, sizeof(r->dir), "%s/kf-lin-XXXXXX", tmp ? tmp : "/tmp") < 0 ||
+        !mkdtemp(r->dir)) {
+        return err_sys(e, errno, "a folder for the round");
+    }
+    bool faulty = r->o.scenario != LIN_S_KILL && r->o.scenario != LIN_S_STOP;
+    int rc = loop_new(&r->l, e);
+    if (rc < 0 || (rc = server_init(&r->server, r, faulty, e)) < 0) {
+        return rc;
+    }
+    struct http_client_opts o = {.unix_path = r->server.sock, .proto = HTTP_2_PRIOR};
+    if ((rc = http_client_new(r->l, &o, &r->maint, e)) < 0) {
+        return rc;
+    }
+    r->n_clients = 2 + round_luck(r, LIM_CLIENTS - 1);
+    r->n_streams = 2 + round_luck(r, LIM_STREAMS - 1);
+    r->n_keys = 2 + (int32_t)round_luck(r, 8);
+    r->n_left = round_luck(r, 8) ? OPS : 4 * OPS; /* long ones meet checkpoints */
+    r->rev = 1;
+    r->leases = 1000;
+    r->blows_left = 1 + round_luck(r, 4);
+    for (size_t i = 0; i < r->n_clients; i++) {
+        r->clients[i].r = r;
+        r->clients[i].id = (int32_t)i;
+        if ((rc = http_client_new(r->l, &o, &r->clients[i].hc, e)) < 0) {
+            return rc;
+        }
+    }
+    for (size_t i = 0; i < r->n_streams; i++) {
+        r->streams[i].r = r;
+        if ((rc = http_client_new(r->l, &o, &r->streams[i].hc, e)) < 0) {
+            return rc;
+        }
+    }
+    if (r->server.ctl) {
+        r->server.ctl->lie = r->o.scenario == LIN_S_LIE;
+    }
+    r->streams[0].all = true;
+    r->streams[0].w = (struct lin_watch){.hi = LIM_LIN_KEYS, .prev = true};
+    loop_timer_start(r->l, &r->guard, GUARD_S * NS_PER_S, guard, "lin-guard");
+    return server_start(&r->server, e);
+}
+
+static void leave(struct round *r) {
+    loop_timer_stop(&r->guard);
+    loop_timer_stop(&r->nemesis);
+    for (size_t i = 0; i < r->n_clients; i++) {
+        struct client *c = &r->clients[i];
+        loop_timer_stop(&c->timer);
+        if (c->rpc.call) {
+            http_call_cancel(TAKE(c->rpc.call));
+            grpc_reader_fini(&c->rpc.in);
+            buf_fini(&c->rpc.last);
+        }
+        http_client_free(c->hc);
+    }
+    for (size_t i = 0; i < r->n_streams; i++) {
+        struct stream *s = &r->streams[i];
+        loop_timer_stop(&s->timer);
+        if (s->call) {
+            http_call_cancel(TAKE(s->call));
+            grpc_reader_fini(&s->in);
+        }
+        http_client_free(s->hc);
+    }
+    http_client_free(r->maint);
+}
+
+/* The server ends by itself, in order, or is killed once more; its file must be whole either way. */
+static int check_file(struct round *r, struct err *e) {
+    struct server *s = &r->server;
+    bool orderly = round_luck(r, 2);
+    leave(r);
+    server_kill(s, orderly ? SIGTERM : SIGKILL);
+    uint64_t until = clock_ns() + GUARD_S * NS_PER_S;
+    while (s->pid && clock_ns() < until) {
+        int rc = loop_step(r->l, NS_PER_S, e);
+        if (rc < 0) {
+            return rc;
+        }
+        loop_timer_stop(&s->again);
+    }
+    if (s->pid) {
+        round_fail(r, "the server does not end");
+    }
+    if (r->failed) {
+        return 0;
+    }
+    const char *argv[] = {r->o.kfarm, "store", "check", "--data-dir", s->data, NULL};
+    const char *envp[] = {"PATH=/usr/bin:/bin", NULL};
+    AUTO_FD int log = sys_open(AT_FDCWD, s->log, O_WRONLY | O_CREAT | O_APPEND, 0600, e);
+    struct sys_spawn sp = SYS_SPAWN_INIT;
+    sp.argv = argv;
+    sp.envp = envp;
+    sp.fds[sp.n_fds++] = (__typeof__(sp.fds[0])){log, 1};
+    sp.fds[sp.n_fds++] = (__typeof__(sp.fds[0])){log, 2};
+    int pidfd, rc = log < 0 ? log : sys_spawn(&sp, &pidfd, &s->pid, e);
+    if (rc < 0) {
+        return rc;
+    }
+    close(pidfd);
+    int status;
+    if (waitpid(s->pid, &status, 0) < 0 || status != 0) {
+        round_fail(r, "kfarm store check found damage");
+    }
+    s->pid = 0;
+    return 0;
+}
+
+static void keep_history(struct round *r, struct round_result *ret) {
+    struct err e = ERR_INIT;
+    const char *dir = r->o.keep ? r->o.keep : ".";
+    AUTO_FREE char *log = str_fmt("%s/log", r->dir);
+    AUTO(buf) struct buf tail = BUF_INIT(1 << 20);
+    if (sys_file_read(AT_FDCWD, log, &tail, &e) == 0) {
+        struct span all = buf_view(&tail), line;
+        while (span_line(&all, &line) == 0) {
+            buf_fmt(&r->text, "note log: %.*s\n", SPAN_FMT(line));
+        }
+    }
+    if (str_put(ret->history, sizeof(ret->history), "%s/lin-%s-%llu.history", dir,
+                lin_scenario_names[r->o.scenario], (unsigned long long)r->o.seed) == 0) {
+        err_reset(&e);
+        if (sys_file_replace(AT_FDCWD, ret->history, buf_view(&r->text), 0644, &e) < 0) {
+            fprintf(stderr, "%s\n", e.msg);
+        }
+    }
+}
+
+int round_run(const struct lin_opts *o, struct round_result *ret, struct err *e) {
+    struct round *r = new_zero(struct round);
+    r->o = *o;
+    r->state = o->seed * 0x9e3779b97f4a7c15ull + 12345;
+    r->text = (struct buf)BUF_INIT(256 << 20);
+    *ret = (struct round_result){0};
+    int rc = setup(r, e);
+    while (rc == 0 && !r->finished) {
+        rc = loop_step(r->l, NS_PER_S, e);
+        if (rc == 0 && !r->finished) {
+            blow_next(r);
+            advance(r);
+        }
+    }
+    if (rc == 0 && !r->failed) {
+        rc = check_file(r, e);
+    } else {
+        leave(r);
+    }
+    if (rc == 0 && (rc = buf_ok(&r->text)) == 0) {
+        rc = lin_check(buf_view(&r->text), &ret->v, e);
+    }
+    if (r->server.ctl) {
+        ret->n_power = r->server.ctl->n_power;
+        ret->n_failed_calls = r->server.ctl->n_failed;
+        ret->n_lost_pages = r->server.ctl->n_lost + r->server.ctl->n_dropped;
+    }
+    ret->n_starts = r->server.n_starts;
+    ret->n_deaths = r->server.n_deaths;
+    ret->failed = r->failed || ret->v.n || rc < 0;
+    memcpy(ret->why, r->why, sizeof(ret->why));
+    if (ret->failed) {
+        keep_history(r, ret);
+    }
+    server_fini(&r->server);
+    if (r->l) {
+        loop_free(r->l);
+    }
+    struct err ignored = ERR_INIT;
+    IGNORE_ERR(sys_rmtree(AT_FDCWD, r->dir, &ignored), "the folder is a temporary one");
+    buf_fini(&r->text);
+    free(r);
+    return rc;
+}

@@ -1,13 +1,13 @@
 /* etcd's messages, as far as the runner speaks them. */
 #include "internal/lin/lin_run.h"
 
+#include "internal/base/rand.h"
 #include "internal/wire/wire.h"
 
 #include <stdlib.h>
 
 enum { LIM_MESSAGE = 1 << 20 };
-#define RPC_TIMEOUT (60 * NS_PER_S_)
-#define NS_PER_S_ 1000000000ull
+#define RPC_TIMEOUT (60 * NS_PER_S)
 
 const struct http_header rpc_headers[2] = {
     {{(const uint8_t *)"content-type", 12}, {(const uint8_t *)"application/grpc", 16}},

@@ -37,9 +37,7 @@ static int open_store(struct daemon *d, struct err *e) {
     const struct store_opts so = {.quota_bytes = (uint64_t)f->quota,
                                   .max_txn_ops = (uint32_t)f->max_ops,
                                   .max_request_bytes = (uint32_t)f->max_bytes,
-                                  /* etcd's default interval; without -persist a restart forgets */
-                                  .lease_checkpoint_s =
-                                      f->lease_checkpoint && f->lease_checkpoint_persist ? 300 : 0,
+                                  .lease_checkpoint_s = f->out.lease_checkpoint_s,
                                   .cache_bytes = 2 << 20};
     rc = store_open(d->role.l, dir, "store.db", &so, &d->st, e);
     return rc < 0 ? err_wrap(e, "--data-dir %s", f->data_dir) : 0;

@@ -82,7 +82,7 @@ static const struct opt *find(const struct opt *opts, struct span name) {
 
 static int from_env(const struct opt *opts, const char *prefix, bool *is_set, struct err *e) {
     for (size_t i = 0; opts[i].name; i++) {
-        char var[80];
+        char var[80] = {0};
         IGNORE_ERR(str_put(var, sizeof(var), "%s", prefix), "prefixes are short");
         size_t n = strlen(var);
         for (const char *s = opts[i].name; *s && n < sizeof(var) - 1; s++) {

@@ -277,6 +277,22 @@ static int check_gates(struct store_flags *f, struct err *e) {
     return 0;
 }
 
+static int check_leases(struct store_flags *f, struct err *e) {
+    uint64_t ns = 0;
+    int rc = duration("lease-checkpoint-interval", f->lease_checkpoint_interval, 0, &ns, e);
+    if (rc == 0 && (ns < NS_PER_S || ns > 86400 * NS_PER_S)) {
+        rc = err_set(e, ERR_USAGE, "--lease-checkpoint-interval %s: is not between 1s and 24h",
+                     f->lease_checkpoint_interval);
+    }
+    if (rc == 0 && f->lease_checkpoint_persist && !f->lease_checkpoint) {
+        rc = err_set(e, ERR_USAGE,
+                     "--experimental-enable-lease-checkpoint-persist needs "
+                     "--experimental-enable-lease-checkpoint");
+    }
+    f->out.lease_checkpoint_s = f->lease_checkpoint_persist ? (uint32_t)(ns / NS_PER_S) : 0;
+    return rc;
+}
+
 static int check_limits(const struct store_flags *f, struct err *e) {
     int rc = in_range("max-txn-ops", f->max_ops, 1, 1 << 20, e);
     rc = rc < 0 ? rc : in_range("max-request-bytes", f->max_bytes, 1, 1 << 30, e);
@@ -291,6 +307,7 @@ static int check(struct store_flags *f, struct err *e) {
     if ((rc = check_fixed(f, e)) < 0 || (rc = check_cluster(f, e)) < 0 ||
         (rc = check_tls(f, e)) < 0 || (rc = check_auth(f, e)) < 0 ||
         (rc = check_limits(f, e)) < 0 || (rc = check_gates(f, e)) < 0 ||
+        (rc = check_leases(f, e)) < 0 ||
         (rc = duration("grpc-keepalive-min-time", f->keep_min, 0, &min, e)) < 0 ||
         (rc = duration("grpc-keepalive-interval", f->keep_interval, 0, &interval, e)) < 0 ||
         (rc = duration("grpc-keepalive-timeout", f->keep_timeout, 0, &timeout, e)) < 0) {
@@ -415,6 +432,7 @@ int store_flags_parse(struct cmdctx *c, struct store_flags *f, struct opt_list *
                               .keep_interval = "2h",
                               .keep_timeout = "20s",
                               .gateway = true,
+                              .lease_checkpoint_interval = "5m",
                               .metrics_kind = "basic",
                               .ready_fd = -1};
     const struct opt own[] = {
@@ -461,6 +479,7 @@ int store_flags_parse(struct cmdctx *c, struct store_flags *f, struct opt_list *
          "with the next one: leases keep their remaining time"},
         {"experimental-enable-lease-checkpoint-persist", OPT_BOOL, &f->lease_checkpoint_persist,
          NULL, "over a restart"},
+        {"lease-checkpoint-interval", OPT_STR, &f->lease_checkpoint_interval, "D", "how often"},
         {"feature-gates", OPT_LIST, &f->gates, "NAME=BOOL", "the same, as etcd 3.6 has them"},
         {"auth-token", OPT_STR, &f->auth_token, "KIND", "simple"},
         {"auth-token-ttl", OPT_I64, &f->token_ttl, "S",

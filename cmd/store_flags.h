@@ -21,6 +21,7 @@ struct store_flags {
     int64_t quota, max_ops, max_bytes, max_streams, bcrypt_cost, token_ttl, ready_fd;
     const char *mode, *retention, *progress, *auth_token;
     bool lease_checkpoint, lease_checkpoint_persist;
+    const char *lease_checkpoint_interval;
     struct opt_list gates;
     struct opt_list peer, peer_advertise, initial;
     const char *state, *tls_min, *tls_max, *metrics_kind;
@@ -32,6 +33,7 @@ struct store_flags {
     } fixed[STORE_FIXED_MAX];
     struct { /* of the above, in their units */
         uint64_t keep_interval_s, keep_timeout_s;
+        uint32_t lease_checkpoint_s; /* 0: none */
         struct storesrv_opts srv;
     } out;
 };

@@ -257,5 +257,5 @@ help:
 	  'make test          everything a machine without KVM can test; FILES=scripts/test/x.bats' \
 	  'make test-upstream builds upstream Kubernetes 1.20 and runs it on the store; REFERENCE=1: on etcd too' \
 	  'make soak          thousands of rounds of the store under faults; ROUNDS= SEED=' \
-  'make demo, make bench, make clean' \
+	  'make demo, make bench, make clean; BENCH=store make bench: the store beside etcd 3.5' \
 	  'V=1 shows the commands'

@@ -1,6 +1,8 @@
 #!/bin/bash
 # bench.sh: sizes, start times, memory and rates of build/kfarm on this machine, with the targets beside them.
 # Figures are not tests: nothing fails because it is slow. BOOT=0 leaves the demo (boot times) out.
+# BENCH=store: only the store beside etcd 3.5; STORE=full takes its time (forty minutes instead of six), STORE="short puts watches"
+# chooses sections. The table is also written to build/bench.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C.UTF-8
@@ -9,9 +11,9 @@ scripts/setup.sh bench
 env -u MAKEFLAGS make --no-print-directory -j"$(nproc)" all >&2
 
 rows=()
-row() { # NAME VALUE TARGET
-    rows+=("$1"$'\t'"$2"$'\t'"$3")
-    printf '  %-58s %14s   %s\n' "$1" "$2" "$3" >&2
+row() { # NAME VALUE TARGET [VERDICT]
+    rows+=("$1"$'\t'"$2"$'\t'"$3"$'\t'"${4:-}")
+    printf '  %-58s %14s   %-22s %s\n' "$1" "$2" "$3" "${4:-}" >&2
 }
 say() { echo "-- $*" >&2; }
 
@@ -55,7 +57,32 @@ idle_cpu() { # SECONDS: percent of one core that the whole server uses
     awk -v t=$((after - before)) -v hz="$(getconf CLK_TCK)" -v s="$1" 'BEGIN { printf "%.2f %%", 100 * t / hz / s }'
 }
 
+# The table, on stdout and into a file.
+finish_table() {
+    {
+        printf '\n%-60s %14s   %s\n' name value target
+        printf '%-60s %14s   %s\n' "$(printf '%.0s-' {1..60})" "$(printf '%.0s-' {1..14})" ----------------
+        for r in "${rows[@]}"; do
+            IFS=$'\t' read -r a b c d <<<"$r"
+            printf '%-60s %14s   %-22s %s\n' "$a" "$b" "$c" "$d"
+        done
+    } | sed 's/ *$//' | tee build/bench.txt
+}
+store_section() {
+    say "the store, beside etcd 3.5"
+    make --no-print-directory build/etcdload >&2
+    # shellcheck disable=SC2086
+    while IFS=$'\t' read -r name value target verdict; do
+        row "$name" "$value" "$target" "$verdict"
+    done < <(KFARM=$PWD/build/kfarm python3 scripts/bench/store.py ${STORE:-short} || echo "the run"$'\t'"failed"$'\t'"-"$'\t'"MISS")
+}
+
 row "machine: cores, load average before the run" "$(nproc), $(cut -d' ' -f1 /proc/loadavg)" "-"
+if [ "${BENCH:-all}" = store ]; then
+    store_section
+    finish_table
+    exit 0
+fi
 say "binary"
 row "binary" "$(awk -v n="$(stat -c %s build/kfarm)" 'BEGIN { printf "%.2f MiB", n / 1048576 }')" "<= 8 MiB static"
 
@@ -158,9 +185,5 @@ if [ "${BOOT:-1}" != 0 ]; then
     done <"$tmp/times"
 fi
 
-printf '\n%-60s %14s   %s\n' name value target
-printf '%-60s %14s   %s\n' "$(printf '%.0s-' {1..60})" "$(printf '%.0s-' {1..14})" ----------------
-for r in "${rows[@]}"; do
-    IFS=$'\t' read -r a b c <<<"$r"
-    printf '%-60s %14s   %s\n' "$a" "$b" "$c"
-done
+store_section
+finish_table

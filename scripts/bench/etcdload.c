@@ -23,7 +23,7 @@
 static struct args {
     const char *address, *scenario;
     uint64_t conns, streams, seconds, warm, count, keys, value, batch, rate, reads, watches, wconns,
-        wper, objects, pid, wprefix;
+        wper, objects, pid;
 } A = {.conns = 1,
        .streams = 1,
        .seconds = 5,
@@ -459,7 +459,7 @@ static void run_watch(struct result *r) {
             load_call(w->call.k, &w->call, KV "Put", buf_view(&req), false);
             sent++;
         }
-        load_step(began + sent * NS_PER_S / A.rate);
+        load_step(n_busy == n_workers ? UINT64_MAX : began + sent * NS_PER_S / A.rate);
     }
     drain();
     expected = total * wanted_watches;

@@ -357,7 +357,8 @@ void load_step(uint64_t until_ns) {
     }
     uint64_t now = clock_ns(), left = until_ns > now ? until_ns - now : 0;
     struct epoll_event ev[EVENTS];
-    int n = epoll_wait(epfd, ev, EVENTS, (int)((left + NS_PER_MS - 1) / NS_PER_MS));
+    left = (left + NS_PER_MS - 1) / NS_PER_MS;
+    int n = epoll_wait(epfd, ev, EVENTS, left < 1000 ? (int)left : 1000);
     for (int i = 0; i < n; i++) {
         struct link *k = ev[i].data.ptr;
         if (ev[i].events & EPOLLOUT) {

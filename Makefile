@@ -250,7 +250,7 @@ help:
 	  'make check         unit tests and fuzz replay with ASan+UBSan, clang, lint; TESTS=pattern, CC=clang' \
 	  'make tsan          the same tests with the thread sanitizer' \
 	  'make cov           lines of code that the same tests run, by package' \
-  'make fuzz T=p_n    libFuzzer on target n of package p; TIME=seconds ARGS=' \
+	  'make fuzz T=p_n    libFuzzer on target n of package p; TIME=seconds ARGS=' \
 	  'make lint          layers, headers, banned functions, globals, format' \
 	  'make fmt           format the sources' \
 	  'make clang         compile everything with clang' \

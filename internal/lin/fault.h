@@ -27,6 +27,7 @@ struct fault_ctl { /* all atomic; rates are per million calls */
     _Atomic int64_t wall_ms, mono_ms; /* added to the clocks; the monotonic one must only grow */
     /* what has happened */
     _Atomic uint32_t n_calls, n_syncs, n_failed, n_dropped, n_lost, n_power;
+    _Atomic uint32_t n_moved; /* writes to the database beside its WAL: checkpoints */
     _Atomic uint32_t died; /* by us */
 };
 

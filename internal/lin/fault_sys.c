@@ -286,6 +286,7 @@ ssize_t __wrap_pwrite(int fd, const void *p, size_t n, off_t at) {
     }
     pthread_mutex_lock(&lock);
     bool last = last_call();
+    ctl->n_moved += !span_ends(span_str(f->path), "-wal");
     if (ctl->read_only) {
         return fail(EROFS);
     }

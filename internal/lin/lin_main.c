@@ -45,7 +45,7 @@ static int check_files(int argc, char **argv) {
 }
 
 struct sum {
-    unsigned long ops, acked, open, events, starts, power, failed_calls, lost_pages;
+    unsigned long ops, acked, open, events, starts, power, failed_calls, lost_pages, moved;
     unsigned bad;
 };
 
@@ -58,6 +58,7 @@ static void add(struct sum *s, const struct round_result *r) {
     s->power += r->n_power;
     s->failed_calls += r->n_failed_calls;
     s->lost_pages += r->n_lost_pages;
+    s->moved += r->n_moved;
 }
 
 static void report(const struct lin_opts *o, const struct round_result *r, const struct err *e) {
@@ -92,10 +93,10 @@ static bool scenario(struct lin_opts *o, unsigned rounds, unsigned no) {
     bool good = o->scenario == LIN_S_LIE ? s.bad > 0 : s.bad == 0;
     printf("%s %u store %s: %u rounds from seed %llu\n", !good ? "not ok" : "ok", no,
            lin_scenario_names[o->scenario], done, (unsigned long long)first);
-    printf("#   %lu operations, %lu of unknown outcome, %lu watched events, %lu starts, %lu power "
+    printf("#   %lu operations, %lu of unknown outcome, %lu watched events, %lu starts; %lu power "
            "losses, "
-           "%lu failed calls, %lu pages lost; %.1f s\n",
-           s.ops, s.open, s.events, s.starts, s.power, s.failed_calls, s.lost_pages,
+           "%lu failed calls, %lu pages lost, %lu checkpointed; %.1f s\n",
+           s.ops, s.open, s.events, s.starts, s.power, s.failed_calls, s.lost_pages, s.moved,
            (double)(clock_ns() - from) / 1e9);
     fflush(stdout);
     o->seed = first;

@@ -124,6 +124,7 @@ struct round {
     struct loop_timer nemesis, guard;
     unsigned blows_left;
     bool then_kill, pausing;
+    bool long_leases; /* that the server notes down every five minutes of its clock */
     struct http_client *maint;
     struct http_call *maint_call;
     int64_t last_clock;
@@ -141,7 +142,7 @@ struct round_result {
     struct lin_verdict v;
     bool failed;
     char why[200], history[160];
-    unsigned n_starts, n_deaths, n_power, n_failed_calls, n_lost_pages;
+    unsigned n_starts, n_deaths, n_power, n_failed_calls, n_lost_pages, n_moved;
 };
 NODISCARD int round_run(const struct lin_opts *o, struct round_result *ret, struct err *e);
 

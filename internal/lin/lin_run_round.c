@@ -122,7 +122,9 @@ static const char *a_lease(struct round *r, struct lin_op *op) {
     if (!*at || round_luck(r, 6) == 0) {
         op->kind = LIN_GRANT;
         op->lease = ++r->leases;
-        op->ttl = r->o.scenario == LIN_S_CLOCK ? 2 + round_luck(r, 3) : 3600;
+        op->ttl = r->o.scenario != LIN_S_CLOCK ? 3600
+                  : r->long_leases             ? 310 + round_luck(r, 300)
+                                               : 2 + round_luck(r, 3);
         *at = op->lease;
         return "grant";
     }
@@ -483,6 +485,7 @@ static int setup(struct round *r, struct err *e) {
     r->rev = 1;
     r->leases = 1000;
     r->blows_left = 1 + round_luck(r, 4);
+    r->long_leases = round_luck(r, 2);
     for (size_t i = 0; i < r->n_clients; i++) {
         r->clients[i].r = r;
         r->clients[i].id = (int32_t)i;
@@ -615,6 +618,7 @@ int round_run(const struct lin_opts *o, struct round_result *ret, struct err *e)
     }
     if (r->server.ctl) {
         ret->n_power = r->server.ctl->n_power;
+        ret->n_moved = r->server.ctl->n_moved;
         ret->n_failed_calls = r->server.ctl->n_failed;
         ret->n_lost_pages = r->server.ctl->n_lost + r->server.ctl->n_dropped;
     }

@@ -104,7 +104,9 @@ int server_start(struct server *s, struct err *e) {
                           url,
                           "--ready-fd=3",
                           "--watch-progress-notify-interval=20ms",
-                          slow ? "--max-request-bytes=16384" : NULL,
+                          slow ? "--max-request-bytes=16384"
+                               : "--experimental-enable-lease-checkpoint",
+                          slow ? NULL : "--experimental-enable-lease-checkpoint-persist",
                           NULL};
     const char *envp[] = {"PATH=/usr/bin:/bin", "KF_FAULT_FD=4", NULL};
     AUTO_FD int log = sys_open(AT_FDCWD, s->log, O_WRONLY | O_CREAT | O_APPEND, 0600, e);

@@ -65,7 +65,8 @@ struct rpc {
     const struct method *m;
     struct grpc_reader in;
     unsigned refs;
-    bool called, head_sent, finished, fin;
+    bool called, head_sent, finished, fin, ending;
+    unsigned owed; /* answers that come later; the stream ends behind them */
     const struct route *route;    /* of a JSON call; NULL: gRPC */
     void *state;                  /* of the method */
     void (*drop)(struct rpc *c);  /* the client is gone or the call is finished: release state */

@@ -256,6 +256,10 @@ static void keepalive_done(void *ctx, int rc, int64_t unused, int64_t ttl, const
     } else if (rpc_open(k->c)) {
         keepalive_answer(k->c, k->id, rc < 0 ? 0 : ttl);
     }
+    k->c->owed--;
+    if (k->c->ending) {
+        stream_end(k->c);
+    }
     rpc_unref(k->c);
     free(k);
 }
@@ -276,6 +280,7 @@ void lease_keepalive(struct rpc *c, struct span m) {
     int rc = store_lease_keepalive(c->v->st, ns_lease(c->ns, id), keepalive_done, k, &ttl, &e);
     if (rc == STORE_LATER) {
         rpc_ref(c);
+        c->owed++;
         return;
     }
     free(k);

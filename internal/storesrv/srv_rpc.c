@@ -201,7 +201,11 @@ void rpc_end(struct rpc *c) {
 }
 
 void stream_end(struct rpc *c) {
-    rpc_end(c);
+    if (c->owed) {
+        c->ending = true;
+    } else {
+        rpc_end(c);
+    }
 }
 
 /* ---- from the HTTP side ---- */

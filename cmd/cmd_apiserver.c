@@ -444,7 +444,7 @@ static int run(struct role_api *a, int dir, int keyd, struct err *e) {
 int cmd_apiserver(struct cmdctx *c, struct err *e) {
     struct role_api a = {0};
     struct flags *f = &a.f;
-    f->data_dir_fd = f->keyd_fd = f->ready_fd = -1;
+    f->data_dir_fd = f->keyd_fd = f->ready_fd = f->etcd.tls_fd = -1;
     f->anonymous = true;
     f->scope = "admin";
     f->level = "info";

@@ -1,6 +1,8 @@
 #include "cmd/etcd_store.h"
 
+#include "cmd/role.h"
 #include "internal/etcd/etcd.h"
+#include "internal/json/json.h"
 #include "internal/log/log.h"
 #include "internal/sys/sys.h"
 #include "internal/tls/tls.h"
@@ -21,6 +23,26 @@ static int pems_read(struct pems *p, const struct etcd_flags *f, struct err *e) 
     int rc = read_file(f->cafile, &p->ca, e);
     rc = rc < 0 ? rc : read_file(f->certfile, &p->cert, e);
     return rc < 0 ? rc : read_file(f->keyfile, &p->key, e);
+}
+
+static void take(struct buf *b, const struct json *v, const char *key) {
+    buf_span(b, json_span(json_get(v, key)));
+}
+
+static int pems_receive(struct pems *p, const struct etcd_flags *f, struct err *e) {
+    AUTO(json_docp) struct json_doc *d = NULL;
+    AUTO(buf) struct buf text = BUF_INIT(3 * FILE_MAX);
+    AUTO_FD int fd = -1;
+    int rc = role_fd(f->tls_fd, "etcd-tls-fd", &fd, e);
+    if (rc < 0 || (rc = sys_fd_read_all(fd, &text, e)) < 0 ||
+        (rc = json_parse(buf_view(&text), 0, &d, e)) < 0) {
+        return rc;
+    }
+    take(&p->ca, json_root(d), "ca");
+    take(&p->cert, json_root(d), "cert");
+    take(&p->key, json_root(d), "key");
+    secret_wipe(text.p, text.n);
+    return 0;
 }
 
 static void pems_init(struct pems *p) {
@@ -63,14 +85,15 @@ static void on_state(void *ctx, const char *trouble) {
         return;
     }
     LOG_WARN("etcd", "the cluster cannot be used, trying on", F_STR("reason", trouble));
-    if (s->tls != NULL) {
+    if (s->tls != NULL && s->f->cafile != NULL) {
         read_again(s);
     }
 }
 
 static int tls_open(struct etcd_store *s, struct err *e) {
     struct pems p;
-    if (s->f->cafile == NULL) {
+    bool by_fd = s->f->tls_fd >= 0;
+    if (s->f->cafile == NULL && !by_fd) {
         return s->f->certfile == NULL && s->f->keyfile == NULL
                    ? 0
                    : err_set(e, ERR_USAGE, "--etcd-certfile needs --etcd-cafile");
@@ -79,7 +102,7 @@ static int tls_open(struct etcd_store *s, struct err *e) {
         return err_set(e, ERR_USAGE, "--etcd-certfile and --etcd-keyfile go together");
     }
     pems_init(&p);
-    int rc = pems_read(&p, s->f, e);
+    int rc = by_fd ? pems_receive(&p, s->f, e) : pems_read(&p, s->f, e);
     if (rc >= 0) {
         const struct tls_client_opts o = {
             .ca_pem = buf_view(&p.ca), .cert_pem = buf_view(&p.cert), .key_pem = buf_view(&p.key)};

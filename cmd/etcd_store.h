@@ -11,6 +11,7 @@ struct tls_config;
 struct etcd_flags {
     struct opt_list servers; /* none: no etcd */
     const char *prefix, *cafile, *certfile, *keyfile;
+    int64_t tls_fd; /* instead of the files: {"ca", "cert", "key"} from this descriptor; -1: none */
 };
 #define ETCD_FLAGS(f)                                                                             \
     {"etcd-servers", OPT_LIST, &(f)->servers, "URL",                                              \
@@ -19,6 +20,8 @@ struct etcd_flags {
         {"etcd-cafile", OPT_STR, &(f)->cafile, "FILE", "CAs of etcd's certificates"},             \
         {"etcd-certfile", OPT_STR, &(f)->certfile, "FILE", "client certificate towards etcd"}, {  \
         "etcd-keyfile", OPT_STR, &(f)->keyfile, "FILE", "its key"                                 \
+    }, {                                                                                          \
+        "etcd-tls-fd", OPT_I64, &(f)->tls_fd, "N", "descriptor that gives the three of them"      \
     }
 
 /* Keeps the TLS configuration current: when the cluster is lost, the files are read again. */

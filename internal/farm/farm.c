@@ -212,7 +212,7 @@ static void deployment_deleted(void *ctx, int rc, struct json *obj, const struct
     pass_end(ctx, rc == -ERR_NOT_FOUND ? 0 : rc, e);
 }
 
-/* Processes first, then files, keys, and last the finalizer: what is gone is never needed again. */
+/* Processes first, then files or the keys in etcd, the scope's keys, and last the finalizer: what is gone is never needed again. */
 static void teardown(struct pass *p) {
     char name[LIM_KKEY];
     farm_tenant_disconnect(p->t);
@@ -231,6 +231,8 @@ static void teardown(struct pass *p) {
         struct json *q = json_new_obj(d);
         json_set_str(d, q, "scope", p->t->uid);
         super_call(p->f->o.super, SUPER_FORGET, q, files_gone, p);
+    } else if (farm_etcd_wipe(p)) {
+        return;
     } else if (!p->t->keys_gone) {
         keyclient_delete(p->f->o.keys, p->t->uid, keys_gone, p);
     } else {

@@ -17,7 +17,8 @@ struct tenant {
     struct farm *f;
     char *key, *uid; /* "ns/name" */
     uint16_t port;   /* chosen in this run, before the write of the status has come back; 0: none */
-    bool has_keys, secret_checked, files_gone, keys_gone, is_dirty_nodes;
+    bool has_keys, secret_checked, files_gone, data_gone, keys_gone, is_dirty_nodes;
+    bool etcd_down, asking_etcd;
     struct tls_config *tls;
     struct kclient *client;
     struct kinformer *nodes;
@@ -61,6 +62,14 @@ const char *farm_host(const struct farm *f, const struct json *tenant);
 struct json *farm_kubeconfig_secret(const struct farm *f, const struct json *tenant, const struct key_identity *id,
                                     struct json_doc *d);
 bool farm_kubeconfig_good(const struct json *secret, const char *server);
+
+/* farm_etcd.c */
+bool farm_on_etcd(const struct json *tenant);
+const char *farm_etcd_unsupported(const struct json *tenant);
+void farm_etcd_plane(struct json_doc *d, struct json *pod, struct json *apiserver, const struct json *tenant);
+bool farm_etcd_wipe(struct pass *p); /* deletes the tenant's keys; false: there are none to delete (any more) */
+/* Message and reason of the condition DatastoreReady. */
+const char *farm_etcd_state(struct tenant *t, bool up, const char **ret_reason);
 
 /* farm_nodes.c */
 void farm_tenant_connect(struct tenant *t);    /* client and informer, once its API server answers */

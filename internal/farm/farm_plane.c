@@ -14,12 +14,12 @@ const char *farm_unsupported(const struct json *t) {
         return "spec.runtime: upstream control planes are not supported by this version; use "
                "builtin";
     }
-    if (str_eq(json_str_at(spec, "datastore", "type"), "etcd")) {
-        return "spec.datastore.type: external etcd clusters are not supported by this version; use "
-               "sqlite";
+    const char *etcd = farm_on_etcd(t) ? farm_etcd_unsupported(t) : NULL;
+    if (etcd) {
+        return etcd;
     }
     if (json_i64_at(spec, 1, "replicas") > 1) {
-        return "spec.replicas: a tenant on sqlite runs one control-plane pod; use 0 or 1";
+        return "spec.replicas: a tenant runs one control-plane pod; use 0 or 1";
     }
     if (json_str_at(spec, "backup", "schedule")) {
         return "spec.backup: scheduled backups are not supported by this version";
@@ -158,6 +158,9 @@ struct json *farm_deployment(const struct farm *f, const struct json *t, struct 
         str_fmt("%s.%s.tenants.kfarm.internal", name, json_str_at(t, "metadata", "namespace"));
     arg(d, a, "tls-san", sni);
     extra_args(d, a, t, "apiserver");
+    if (farm_on_etcd(t)) {
+        farm_etcd_plane(d, pod, json_idx(list, 0), t);
+    }
     a = container(d, list, "controllers");
     arg(d, a, "cluster-name", name);
     arg(d, a, "service-cluster-ip-range", json_str_at(net, "serviceCIDR"));

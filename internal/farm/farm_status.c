@@ -86,6 +86,11 @@ bool farm_sync_status(struct pass *p, const char *unsupported) {
                   up     ? ""
                   : want ? "the control-plane pod is not ready"
                          : "spec.replicas is 0");
+    if (farm_on_etcd(p->obj)) {
+        const char *reason = NULL;
+        const char *text = farm_etcd_state(p->t, up, &reason);
+        add_condition(d, list, old, "DatastoreReady", up, reason, text);
+    }
     add_condition(d, list, old, "Ready", up && !unsupported && n_ready >= n_decl,
                   !up                ? "ControlPlaneNotReady"
                   : n_ready < n_decl ? "NodesNotReady"

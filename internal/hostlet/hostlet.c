@@ -9,7 +9,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { LIM_CONTAINERS = 1024, LIM_LINE = 16 * 1024, LIM_ID = 512 };
+/* Where a tenant's pod mounts the Secret for its etcd (internal/farm). */
+#define HOSTLET_ETCD_TLS "/etcd-tls"
+
+enum { LIM_CONTAINERS = 1024, LIM_LINE = 16 * 1024, LIM_ID = 512, LIM_PEM = 48 * 1024 };
 
 /* Identity of a container is its id: "<namespace>_<pod>_<uid>_<sandbox attempt>_<container>_<attempt>"; none of the parts
  * can hold an underscore, so an adopted process tells all about itself. */
@@ -26,7 +29,8 @@ struct container {
     enum kubelet_ctr_state state;
     uint64_t created_ns, started_ns, finished_ns;
     int exit_code, term_signal;
-    struct json_doc *args; /* root: array */
+    struct json_doc *args;     /* root: array */
+    struct json_doc *etcd_tls; /* root: object, until the start; NULL: none */
     struct loop_io log_io;
     int log_in, log_out;
     struct buf line;
@@ -229,6 +233,7 @@ static void container_free(struct container *c) {
     c->h->n_containers--;
     log_close(c);
     json_doc_free(c->args);
+    json_doc_free(c->etcd_tls);
     free(c->id);
     free(c->tenant);
     free(c->log_path);
@@ -334,7 +339,34 @@ static void tenant_answered(void *ctx, int rc, struct json *t, const struct err 
         }
         first = false;
     }
+    if (c->etcd_tls) {
+        json_set(d, o, "etcdTLS", json_copy(d, json_root(c->etcd_tls)));
+    }
     super_call(c->h->super, SUPER_RUN, o, run_answered, q);
+}
+
+/* The process has a root directory of its own: what the volume for its etcd holds goes along as data. */
+static int take_etcd_tls(struct container *c, const char *dir, struct err *e) {
+    static const char *const files[][2] = {
+        {"ca", "ca.crt"}, {"cert", "tls.crt"}, {"key", "tls.key"}};
+    c->etcd_tls = json_doc_new();
+    struct json *o = json_new_obj(c->etcd_tls);
+    json_set_root(c->etcd_tls, o);
+    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+        AUTO(buf) struct buf b = BUF_INIT(LIM_PEM);
+        AUTO_FREE char *path = str_fmt("%s/%s", dir, files[i][1]);
+        int rc = sys_file_read(AT_FDCWD, path, &b, e);
+        if (rc < 0 && rc != -ERR_NOT_FOUND) {
+            return rc;
+        }
+        if (rc < 0) {
+            err_reset(e); /* a CA alone is enough where no client certificate is asked for */
+            continue;
+        }
+        json_set(c->etcd_tls, o, files[i][0], json_new_span(c->etcd_tls, buf_view(&b)));
+        secret_wipe(b.p, b.n);
+    }
+    return 0;
 }
 
 static void op_container_create(void *rt, const char *sandbox_id, const struct kubelet_sandbox *s,
@@ -363,6 +395,14 @@ static void op_container_create(void *rt, const char *sandbox_id, const struct k
             json_push_str(c->args, a, k->args[i]);
         }
         json_set_root(c->args, a);
+        for (size_t i = 0; i < k->n_mounts && !x->e.code; i++) {
+            if (str_eq(k->mounts[i].container_path, HOSTLET_ETCD_TLS)) {
+                IGNORE_ERR(take_etcd_tls(c, k->mounts[i].host_path, &x->e), "x->e says it");
+            }
+        }
+        if (x->e.code) {
+            container_free(c);
+        }
     }
 }
 

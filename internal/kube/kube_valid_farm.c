@@ -221,6 +221,7 @@ static void tenant(struct val *v, const struct json *spec, const struct json *ol
     }
     v_out(v, at);
     v_immutable(v, "datastore.type", json_get(ds, "type"), json_at(old, "datastore", "type"));
+    v_immutable(v, "datastore.prefix", json_get(ds, "prefix"), json_at(old, "datastore", "prefix"));
     v_immutable(v, "runtime", json_get(spec, "runtime"), json_get(old, "runtime"));
 }
 

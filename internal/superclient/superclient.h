@@ -14,7 +14,8 @@
 #include "internal/json/json.h"
 
 enum super_msg {
-    SUPER_RUN = 1, /* {"id","scope","role","port","serverNames":[],"args":[]} → {"pid"}, fd: read end of its log pipe */
+    SUPER_RUN = 1, /* {"id","scope","role","port","serverNames":[],"args":[],
+                    * "etcdTLS":{"ca","cert","key"}} → {"pid"}, fd: read end of its log pipe */
     SUPER_STOP,    /* {"id","graceMs"} → {} when it has ended */
     SUPER_LIST,    /* {} → {"items":[{"id","scope","role","pid"}]} */
     SUPER_ADOPT,   /* {"id"} → {"pid"}, fd: its log pipe (after a restart of the client) */

@@ -75,6 +75,11 @@ static int do_run(struct client *c, const struct json *q, struct json_doc *d, st
     JSON_EACH(it, x, json_get(q, "args")) {
         proc_arg(p, "%s", json_str_or(x, ""));
     }
+    if (json_get(q, "etcdTLS")) {
+        struct buf b = BUF_INIT(LIM_IPC_MSG);
+        json_write(json_get(q, "etcdTLS"), 0, &b);
+        p->etcd_tls = buf_take(&b, NULL);
+    }
     if ((rc = proc_start(p, e)) < 0 || (rc = *ret_fd = log_dup(p, e)) < 0) {
         proc_free(p);
         return rc;

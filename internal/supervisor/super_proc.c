@@ -49,6 +49,10 @@ void proc_free(struct proc *p) {
     sys_close(p->log_fd);
     sys_close(p->key_near);
     free(p->key_grant);
+    if (p->etcd_tls) {
+        secret_wipe(p->etcd_tls, strlen(p->etcd_tls));
+        free(p->etcd_tls);
+    }
     for (size_t i = 0; i < p->n_args; i++) {
         free(p->args[i]);
     }

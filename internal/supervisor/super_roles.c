@@ -2,6 +2,7 @@
 #include "internal/supervisor/supervisor_int.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -148,6 +149,26 @@ static int front(struct proc *p, struct sys_spawn *sp, int *own, size_t *n_own, 
     return 0;
 }
 
+/* Credentials towards etcd come as data, so that no file of theirs lies in the process's directory. */
+static int pass_etcd_tls(struct proc *p, struct sys_spawn *sp, int *own, size_t *n_own,
+                         struct err *e) {
+    int fds[2];
+    struct span text = span_str(p->etcd_tls);
+    if (!p->etcd_tls) {
+        return 0;
+    }
+    if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0) {
+        return err_sys(e, errno, "pipe");
+    }
+    bool fits = write(fds[1], text.p, text.n) == (ssize_t)text.n; /* or half of it would be read */
+    sys_close(fds[1]);
+    if (!fits) {
+        sys_close(fds[0]);
+        return err_set(e, ERR_LIMIT, "credentials towards etcd are larger than a pipe");
+    }
+    return pass_own(p, sp, fds[0], "etcd-tls-fd", own, n_own);
+}
+
 static int apiserver(struct proc *p, struct sys_spawn *sp, int *own, size_t *n_own, struct err *e) {
     const struct supervisor_opts *o = p->s->o;
     struct cluster *c = p->cluster;
@@ -172,7 +193,8 @@ static int apiserver(struct proc *p, struct sys_spawn *sp, int *own, size_t *n_o
         proc_arg(p, "--farm");
         proc_arg(p, "--service-cluster-ip-range=%s", o->service_cidr);
     }
-    return pass_keys(p, sp, &g, own, n_own, e);
+    int rc = pass_etcd_tls(p, sp, own, n_own, e);
+    return rc < 0 ? rc : pass_keys(p, sp, &g, own, n_own, e);
 }
 
 static int controllers(struct proc *p, struct sys_spawn *sp, int *own, size_t *n_own,

@@ -59,6 +59,7 @@ struct proc {
     size_t n_args;
     int key_near;            /* keyd's end of this process's channel, kept to give it to a restarted keyd */
     char *key_grant;         /* JSON */
+    char *etcd_tls;          /* JSON with a private key, for the start; NULL: none */
     struct ipc *waiter;      /* who waits for SUPER_STOP */
     uint64_t waiter_id;
 };

@@ -155,6 +155,7 @@ static const struct rule rules[] = {
     {F, SYS_unlink},
     {F, SYS_rename},
     {F, SYS_mkdir},
+    {F, SYS_symlink},
     {F, SYS_rmdir},
     {F, SYS_readlink},
     {F, SYS_chmod},

@@ -353,7 +353,14 @@ static int set_key(const struct opt *opts, const char *group, const char *key, c
     if (json_is_null(v)) {
         return 0;
     }
-    int rc = opt_set(opts, name, v, path, e);
+    int rc = 0;
+    if (json_is_arr(v)) { /* etcd has lists where the command line has a word */
+        JSON_EACH(it, x, v) {
+            rc = rc < 0 ? rc : opt_set(opts, name, x, path, e);
+        }
+    } else {
+        rc = opt_set(opts, name, v, path, e);
+    }
     return rc == -ERR_NOT_FOUND ? err_set(e, ERR_USAGE, "%s: unknown key \"%s%s%s\"", path, group,
                                           *group ? "." : "", key)
                                 : rc;

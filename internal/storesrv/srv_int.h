@@ -4,7 +4,7 @@
 
 #include "internal/base/map.h"
 #include "internal/grpc/grpc.h"
-#include "internal/storesrv/storesrv.h"
+#include "internal/storesrv/srv_compact.h"
 #include "internal/wire/wire.h"
 
 struct rpc;
@@ -43,8 +43,7 @@ struct storesrv {
     struct list namespaces, grants; /* of struct srv_ns; of leases in namespaces, on their way */
     struct map owners; /* store's lease id, 8 bytes big endian → struct srv_ns */
     struct loop_timer compact_timer;
-    int64_t *rev_samples; /* periodic compaction: revisions at past ticks */
-    size_t n_samples;
+    struct compactor compactor;
     uint64_t n_rpc_ok, n_rpc_failed, n_slow, applied;
 };
 

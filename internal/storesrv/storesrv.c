@@ -2,6 +2,7 @@
 #include "internal/storesrv/srv_ns.h"
 
 #include "internal/base/rand.h"
+#include "internal/log/log.h"
 
 #include <stdlib.h>
 
@@ -32,27 +33,30 @@ static void keep_id(struct storesrv *v, const char *name, uint64_t *id) {
 
 /* ---- automatic compaction ---- */
 
-enum { SAMPLES = 10 }; /* a retention period is looked at in tenths */
+struct compaction {
+    struct storesrv *v;
+    int64_t rev;
+};
+
+static void compacted(void *ctx, int rc, const struct err *e) {
+    struct compaction *own = ctx;
+    if (rc == 0 || rc == -ERR_GONE) {
+        compactor_done(&own->v->compactor, loop_now(own->v->l), own->rev);
+    } else {
+        LOG_WARN("store", "auto-compaction is tried again", F_I64("revision", own->rev), F_ERR(e));
+    }
+    free(own);
+}
 
 static void compact_tick(struct loop_timer *t) {
     struct storesrv *v = CONTAINER_OF(t, struct storesrv, compact_timer);
-    int64_t rev = store_rev(v->st), target = 0;
-    uint64_t next = v->o.compact_retention / SAMPLES;
-    if (v->o.auto_compact == STORESRV_COMPACT_PERIODIC) {
-        if (v->n_samples == SAMPLES) {
-            target = v->rev_samples[0];
-            memmove(v->rev_samples, v->rev_samples + 1, (SAMPLES - 1) * sizeof(int64_t));
-            v->n_samples--;
-        }
-        v->rev_samples[v->n_samples++] = rev;
-    } else {
-        target = rev - (int64_t)v->o.compact_retention;
-        next = 300 * NS_PER_S; /* as etcd: every five minutes */
+    int64_t rev = compactor_tick(&v->compactor, loop_now(v->l), store_rev(v->st));
+    if (rev) {
+        struct compaction *c = new_zero(struct compaction);
+        *c = (struct compaction){v, rev};
+        store_compact(v->st, rev, false, compacted, c);
     }
-    if (target > store_compact_rev(v->st) && target <= rev) {
-        store_compact(v->st, target, false, NULL, NULL);
-    }
-    loop_timer_start(v->l, t, next, compact_tick, "auto-compaction");
+    loop_timer_start(v->l, t, compactor_interval(&v->compactor), compact_tick, "auto-compaction");
 }
 
 /* ---- life ---- */
@@ -98,12 +102,10 @@ int storesrv_new(struct loop *l, struct store *s, const struct storesrv_opts *o,
     }
     keep_id(v, "cluster", &v->cluster_id);
     keep_id(v, "member", &v->member_id);
-    if (o->auto_compact != STORESRV_COMPACT_OFF && o->compact_retention) {
-        v->rev_samples = mem_zero_alloc(SAMPLES * sizeof(int64_t));
-        uint64_t first = o->auto_compact == STORESRV_COMPACT_PERIODIC
-                             ? o->compact_retention / SAMPLES
-                             : 300 * NS_PER_S;
-        loop_timer_start(l, &v->compact_timer, first, compact_tick, "auto-compaction");
+    compactor_init(&v->compactor, o, loop_now(l), store_rev(s));
+    if (compactor_interval(&v->compactor)) {
+        loop_timer_start(l, &v->compact_timer, compactor_interval(&v->compactor), compact_tick,
+                         "auto-compaction");
     }
     *ret = v;
     return 0;
@@ -118,7 +120,7 @@ void storesrv_free(struct storesrv *v) {
     free_list(v->client_urls, v->o.n_client_urls);
     free_list(v->peer_urls, v->o.n_peer_urls);
     buf_fini(&v->spare);
-    free(v->rev_samples);
+    compactor_fini(&v->compactor);
     auth_free(v->auth);
     while (!list_empty(&v->faces)) {
         struct face *f = CONTAINER_OF(v->faces.next, struct face, link);

@@ -1,5 +1,6 @@
 #include "internal/storesrv/srv_int.h"
 
+#include "internal/base/rand.h"
 #include "internal/t/t.h"
 
 #include <stdlib.h>
@@ -38,4 +39,50 @@ static int decode_all(const uint8_t *p, size_t n) {
 
 TEST(storesrv, decoders_take_anything) {
     t_property("storesrv_decode", decode_all, 300, 400);
+}
+
+/* One revision a second: what is compacted, when. */
+static void compact_run(int mode, uint64_t retention, uint64_t seconds, int64_t (*log)[2],
+                        size_t *n) {
+    struct compactor c;
+    const struct storesrv_opts o = {.auto_compact = (unsigned)mode, .compact_retention = retention};
+    compactor_init(&c, &o, 0, 1);
+    uint64_t step = compactor_interval(&c);
+    *n = 0;
+    for (uint64_t now = step; step && now <= seconds * NS_PER_S; now += step) {
+        int64_t rev = compactor_tick(&c, now, 1 + (int64_t)(now / NS_PER_S));
+        if (rev && *n < 10) {
+            log[*n][0] = (int64_t)(now / NS_PER_S);
+            log[(*n)++][1] = rev;
+            compactor_done(&c, now, rev);
+        }
+    }
+    compactor_fini(&c);
+}
+
+/* The expectations are those of etcd's tests of its compactors. */
+TEST(storesrv, compacts_when_etcd_does) {
+    int64_t log[10][2];
+    size_t n;
+    compact_run(STORESRV_COMPACT_PERIODIC, 300 * NS_PER_S, 1000, log, &n); /* 5m: every 5 minutes */
+    ASSERT_EQ(3, n);
+    ASSERT_EQ(300, log[0][0]);
+    ASSERT_EQ(1, log[0][1]);
+    ASSERT_EQ(600, log[1][0]);
+    ASSERT_EQ(271, log[1][1]); /* ten looks a period: up to a tenth more is kept */
+    ASSERT_EQ(900, log[2][0]);
+    compact_run(STORESRV_COMPACT_PERIODIC, 2 * 3600 * NS_PER_S, 5 * 3600, log, &n); /* 2h: hourly */
+    ASSERT_EQ(4, n);
+    ASSERT_EQ(7200, log[0][0]);
+    ASSERT_EQ(1, log[0][1]);
+    ASSERT_EQ(10800, log[1][0]);
+    ASSERT_EQ(14400, log[2][0]);
+    compact_run(STORESRV_COMPACT_REVISION, 100, 1000, log, &n);
+    ASSERT_EQ(3, n);
+    ASSERT_EQ(300, log[0][0]);
+    ASSERT_EQ(201, log[0][1]);
+    compact_run(STORESRV_COMPACT_REVISION, 5000, 1000, log, &n);
+    ASSERT_EQ(0, n);
+    compact_run(STORESRV_COMPACT_OFF, 0, 0, log, &n);
+    ASSERT_EQ(0, n);
 }

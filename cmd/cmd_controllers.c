@@ -54,93 +54,19 @@ static int read_file(const char *path, struct buf *b, struct err *e) {
     return path ? sys_file_read(AT_FDCWD, path, b, e) : 0;
 }
 
-/* One client identity from keyd, renewed at half of its life. */
-struct ident {
-    struct session *s;
-    const char *cn, *org;
-    struct tls_config *tls;
-    struct kclient *client;
-    struct loop_timer renew;
-};
-
 /* What the process works with. */
 struct session {
     struct role r;
     const struct opts *o;
     struct keyclient *keyd;
-    struct ident ctl, sched; /* sched.client NULL: the same as ctl's */
+    struct role_identity ctl_id, sched_id; /* from keyd */
+    struct kclient *ctl, *sched;           /* sched NULL: the same as ctl */
     struct buf ca;
 };
 
-static int connect_tls(struct session *s, struct ident *id, struct span ca, struct span cert,
-                       struct span key, const char *token, struct err *e) {
-    struct tls_client_opts to = {.ca_pem = ca, .cert_pem = cert, .key_pem = key};
-    bool plain = span_starts(span_str(s->o->server), "http://");
-    int rc = plain ? 0 : tls_client_config_new(&id->tls, &to, e);
-    if (rc == 0) {
-        struct kclient_opts ko = {.server = s->o->server,
-                                  .sni = s->o->sni,
-                                  .tls = id->tls,
-                                  .token = token,
-                                  .user_agent = "kfarm-controllers/" KF_VERSION};
-        rc = kclient_new(s->r.l, &ko, &id->client, e);
-    }
-    return rc;
-}
-
-#define RENEW_NS (182ull * 86400 * NS_PER_S)
-#define RENEW_RETRY_NS (3600 * NS_PER_S)
-
-static struct key_req request_of(const struct ident *id) {
-    return (struct key_req){.scope = id->s->o->scope,
-                            .profile = KEY_COMPONENT,
-                            .cn = id->cn,
-                            .orgs = {id->org},
-                            .n_orgs = id->org ? 1 : 0};
-}
-
-static void renew_due(struct loop_timer *t);
-
-static void on_renewed(void *ctx, int rc, struct key_identity *ki, const struct err *e) {
-    struct ident *id = ctx;
-    struct err mine = ERR_INIT;
-    if (rc == 0) {
-        rc = tls_config_set_cert(id->tls, buf_view(&ki->cert_pem), buf_view(&ki->key_pem), &mine);
-        e = &mine;
-    }
-    if (rc < 0) {
-        LOG_ERROR("controllers", "certificate not renewed, trying again in an hour",
-                  F_STR("cn", id->cn), F_ERR(e));
-    }
-    loop_timer_start(id->s->r.l, &id->renew, rc < 0 ? RENEW_RETRY_NS : RENEW_NS, renew_due,
-                     "certificate renewal");
-}
-
-static void renew_due(struct loop_timer *t) {
-    struct ident *id = CONTAINER_OF(t, struct ident, renew);
-    const struct key_req q = request_of(id);
-    keyclient_issue(id->s->keyd, &q, on_renewed, id);
-}
-
-/* A client certificate for a key of this process, from keyd. */
-static int connect_keyd(struct session *s, int keyd_fd, struct ident *id, const char *cn,
-                        const char *org, struct err *e) {
-    struct key_identity ki;
-    id->s = s;
-    id->cn = cn;
-    id->org = org;
-    const struct key_req q = request_of(id);
-    key_identity_init(&ki);
-    int rc = key_issue_sync(keyd_fd, &q, &ki, e);
-    if (rc == 0) {
-        buf_reset(&s->ca);
-        buf_span(&s->ca, buf_view(&ki.ca_pem));
-        rc = connect_tls(s, id, buf_view(&ki.ca_pem), buf_view(&ki.cert_pem), buf_view(&ki.key_pem),
-                         NULL, e);
-        loop_timer_start(s->r.l, &id->renew, RENEW_NS, renew_due, "certificate renewal");
-    }
-    key_identity_fini(&ki);
-    return rc < 0 ? err_wrap(e, "identity %s", cn) : 0;
+static struct kclient_opts client_opts(const struct session *s) {
+    return (struct kclient_opts){
+        .server = s->o->server, .sni = s->o->sni, .user_agent = "kfarm-controllers/" KF_VERSION};
 }
 
 static int connect_files(struct session *s, struct err *e) {
@@ -154,9 +80,17 @@ static int connect_files(struct session *s, struct err *e) {
     while (token.n && token.p[token.n - 1] == '\n') {
         buf_trunc(&token, token.n - 1);
     }
+    struct kclient_opts ko = client_opts(s);
+    struct tls_config *tls = NULL;
+    if (rc == 0 && !span_starts(span_str(o->server), "http://")) {
+        const struct tls_client_opts to = {
+            .ca_pem = buf_view(&s->ca), .cert_pem = buf_view(&cert), .key_pem = buf_view(&key)};
+        rc = tls_client_config_new(&tls, &to, e);
+    }
     if (rc == 0) {
-        rc = connect_tls(s, &s->ctl, buf_view(&s->ca), buf_view(&cert), buf_view(&key),
-                         token.n ? buf_cstr(&token) : NULL, e);
+        ko.tls = tls;
+        ko.token = token.n ? buf_cstr(&token) : NULL;
+        rc = kclient_new(s->r.l, &ko, &s->ctl, e);
     }
     if (key.p) {
         secret_wipe(key.p, key.n);
@@ -180,20 +114,34 @@ static int connect_kubeconfig(struct session *s, const char *path, struct kclien
     return rc;
 }
 
+static int connect_keyd(struct session *s, int keyd_fd, struct err *e) {
+    const struct kclient_opts ko = client_opts(s);
+    struct key_identity ki;
+    key_identity_init(&ki);
+    /* kube-controller-manager's own role may little more than mint service-account tokens; these loops act
+     * themselves, so their user is an administrator of its cluster. The scheduler has just the scheduler's role. */
+    int rc = role_identity_make(&s->r, &s->ctl_id, keyd_fd, s->o->scope,
+                                "system:kube-controller-manager", NULL, &ko, &ki, e);
+    buf_span(&s->ca, buf_view(&ki.ca_pem));
+    key_identity_fini(&ki);
+    rc = rc < 0 ? rc
+                : role_identity_make(&s->r, &s->sched_id, keyd_fd, s->o->scope,
+                                     "system:kube-scheduler", NULL, &ko, NULL, e);
+    rc = rc < 0 ? rc : keyclient_new(s->r.l, keyd_fd, &s->keyd, e);
+    s->ctl_id.keys = s->sched_id.keys = s->keyd;
+    s->ctl = s->ctl_id.client;
+    s->sched = s->sched_id.client;
+    return rc;
+}
+
 static int connect_all(struct session *s, int keyd_fd, struct err *e) {
     const struct opts *o = s->o;
-    int rc;
     if (keyd_fd >= 0) {
-        /* kube-controller-manager's own role may little more than mint service-account tokens; these loops act
-         * themselves, so their user is an administrator of its cluster. The scheduler has just the scheduler's role. */
-        rc = connect_keyd(s, keyd_fd, &s->ctl, "system:kube-controller-manager", NULL, e);
-        rc = rc < 0 ? rc : connect_keyd(s, keyd_fd, &s->sched, "system:kube-scheduler", NULL, e);
-        return rc < 0 ? rc : keyclient_new(s->r.l, keyd_fd, &s->keyd, e);
+        return connect_keyd(s, keyd_fd, e);
     }
-    rc = o->kubeconfig ? connect_kubeconfig(s, o->kubeconfig, &s->ctl.client, e)
-                       : connect_files(s, e);
+    int rc = o->kubeconfig ? connect_kubeconfig(s, o->kubeconfig, &s->ctl, e) : connect_files(s, e);
     if (rc == 0 && o->scheduler_kubeconfig) {
-        rc = connect_kubeconfig(s, o->scheduler_kubeconfig, &s->sched.client, e);
+        rc = connect_kubeconfig(s, o->scheduler_kubeconfig, &s->sched, e);
     }
     return rc;
 }
@@ -253,13 +201,13 @@ static int run(const struct opts *o, struct err *e) {
         (rc = connect_all(&s, keyd_fd, e)) < 0) {
         return rc;
     }
-    struct kfactory *f = kfactory_new(s.ctl.client);
+    struct kfactory *f = kfactory_new(s.ctl);
     rc = start_controllers(&s, f, &ctl, e);
     if (rc < 0) {
         return rc;
     }
     if (controllers_is_enabled(o->controllers.v, o->controllers.n, "scheduler")) {
-        struct scheduler_opts so = {.writer = s.sched.client};
+        struct scheduler_opts so = {.writer = s.sched};
         scheduler_start(f, &so);
     }
     buf_fini(&s.ca);

@@ -125,16 +125,15 @@ static void renew_due(struct loop_timer *t) {
     keyclient_issue(ri->keys, &q, renewed, ri);
 }
 
-int role_identify(struct role *r, struct role_identity *ri, int own_keyd_fd, const char *scope,
-                  const char *cn, const char *org, const char *unix_path,
-                  struct key_identity *ret_id, struct err *e) {
+int role_identity_make(struct role *r, struct role_identity *ri, int keyd_fd, const char *scope,
+                       const char *cn, const char *org, const struct kclient_opts *ko,
+                       struct key_identity *ret_id, struct err *e) {
     struct key_identity mine, *id = ret_id ? ret_id : &mine;
     ri->role = r;
     ri->scope = str_dup(scope);
     ri->cn = str_dup(cn);
     ri->org = org;
     key_identity_init(id);
-    AUTO_FD int keyd_fd = own_keyd_fd;
     const struct key_req q = request_of(ri);
     int rc = key_issue_sync(keyd_fd, &q, id, e);
     if (rc == 0) {
@@ -144,18 +143,30 @@ int role_identify(struct role *r, struct role_identity *ri, int own_keyd_fd, con
         rc = tls_client_config_new(&ri->tls, &to, e);
     }
     if (rc == 0) {
-        AUTO_FREE char *server = str_fmt("unix://%s", unix_path);
-        AUTO_FREE char *agent = str_fmt("kfarm/%s", cn);
-        const struct kclient_opts ko = {
-            .server = server, .sni = "kubernetes", .tls = ri->tls, .user_agent = agent};
-        rc = kclient_new(r->l, &ko, &ri->client, e);
+        struct kclient_opts with_tls = *ko;
+        with_tls.tls = ri->tls;
+        rc = kclient_new(r->l, &with_tls, &ri->client, e);
     }
     if (rc == 0) {
-        rc = keyclient_new(r->l, TAKE_FD(keyd_fd), &ri->keys, e);
         loop_timer_start(r->l, &ri->renew, RENEW_NS, renew_due, "certificate renewal");
     }
     if (!ret_id) {
         key_identity_fini(&mine);
+    }
+    return rc < 0 ? err_wrap(e, "identity %s", cn) : 0;
+}
+
+int role_identify(struct role *r, struct role_identity *ri, int own_keyd_fd, const char *scope,
+                  const char *cn, const char *org, const char *unix_path,
+                  struct key_identity *ret_id, struct err *e) {
+    AUTO_FD int keyd_fd = own_keyd_fd;
+    AUTO_FREE char *server = str_fmt("unix://%s", unix_path);
+    AUTO_FREE char *agent = str_fmt("kfarm/%s", cn);
+    const struct kclient_opts ko = {.server = server, .sni = "kubernetes", .user_agent = agent};
+    int rc = role_identity_make(r, ri, keyd_fd, scope, cn, org, &ko, ret_id, e);
+    if (rc == 0) {
+        rc = keyclient_new(r->l, TAKE_FD(keyd_fd), &ri->keys, e);
+        ri->own_keys = rc == 0;
     }
     return rc;
 }
@@ -163,7 +174,9 @@ int role_identify(struct role *r, struct role_identity *ri, int own_keyd_fd, con
 void role_identity_fini(struct role_identity *ri) {
     loop_timer_stop(&ri->renew);
     kclient_free(ri->client);
-    keyclient_free(ri->keys);
+    if (ri->own_keys) {
+        keyclient_free(ri->keys);
+    }
     tls_config_unref(ri->tls);
     free(ri->scope);
     free(ri->cn);

@@ -28,11 +28,12 @@ void role_leave(struct role *r);
 /* "\n" on the readiness fd, then closed. -1: nothing. */
 void role_ready(int own_fd);
 
-/* An identity from keyd (component profile) and a client of the cluster's API server at a unix socket. The TLS
- * configuration is kept current: the certificate is replaced at half of its life. ret_id may be NULL. */
+/* An identity from keyd (component profile) and a client of the cluster's API server. The TLS configuration is kept
+ * current: the certificate is replaced at half of its life. */
 struct role_identity {
     struct role *role;
-    struct keyclient *keys;
+    struct keyclient *keys; /* asked for the next certificate */
+    bool own_keys;
     struct tls_config *tls;
     struct kclient *client;
     struct loop_timer renew;
@@ -41,8 +42,14 @@ struct role_identity {
     const char *sans[4];
     size_t n_sans;
 };
+/* With a channel of its own, for a server at a unix socket. ret_id may be NULL. */
 NODISCARD int role_identify(struct role *r, struct role_identity *id, int own_keyd_fd, const char *scope, const char *cn,
                             const char *org, const char *unix_path, struct key_identity *ret_id, struct err *e);
+/* One of several on a channel that is still blocking: `server`, `sni` and `user_agent` of `ko` count. Once the channel has
+ * become a keyclient, it goes into id->keys. */
+NODISCARD int role_identity_make(struct role *r, struct role_identity *id, int keyd_fd, const char *scope, const char *cn,
+                                 const char *org, const struct kclient_opts *ko, struct key_identity *ret_id,
+                                 struct err *e);
 void role_identity_fini(struct role_identity *id);
 
 #endif

@@ -21,9 +21,8 @@ enum {
     WAL_GROW_MAX = 1024 * 1024,
     WAL_HEADER = 32,
     WAL_FRAME = 24 + 4096,
-    WRITE_MAX = 64 * 1024,
-    HELD_MAX = 256 * 1024, /* frames gathered before a write; a commit above it takes several */
-    HELD_KEEP = 64 * 1024, /* capacity kept between commits */
+    /* Frames gathered for one write, in memory that stays. SQLite's own file layer takes at most 128 KiB - 1 a call. */
+    HELD_MAX = 120 * 1024,
 };
 
 struct store_vfs {
@@ -293,18 +292,6 @@ static void wal_set_size(sqlite3_file *f, sqlite3_int64 n) {
     leave(v, SQLITE_OK);
 }
 
-/* SQLite's own file layer takes at most 128 KiB - 1 byte a call: of more it writes the length modulo that. */
-static int write_pieces(sqlite3_file *f, struct span s, sqlite3_int64 at) {
-    struct span piece;
-    int rc = SQLITE_OK;
-    while (rc == SQLITE_OK && s.n) {
-        IGNORE_ERR(span_take(&s, s.n < WRITE_MAX ? s.n : WRITE_MAX, &piece), "length bounded");
-        rc = v_write(f, piece.p, (int)piece.n, at);
-        at += (sqlite3_int64)piece.n;
-    }
-    return rc;
-}
-
 static int wal_flush(sqlite3_file *f) {
     struct vfile *me = of(f);
     struct span s = buf_view(&me->held);
@@ -312,15 +299,11 @@ static int wal_flush(sqlite3_file *f) {
         return SQLITE_OK;
     }
     sqlite3_int64 end = me->held_at + (sqlite3_int64)s.n;
-    int rc = write_pieces(f, s, me->held_at);
+    int rc = v_write(f, s.p, (int)s.n, me->held_at);
     if (rc == SQLITE_OK && end > wal_size(f)) {
         wal_set_size(f, fill_ahead(f, end));
     }
-    if (me->held.cap > HELD_KEEP) {
-        buf_fini(&me->held);
-    } else {
-        buf_reset(&me->held);
-    }
+    buf_reset(&me->held);
     return rc; /* on failure SQLite takes the commit back: its frames are not wanted any more */
 }
 
@@ -339,12 +322,21 @@ static int wal_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at) {
             return rc;
         }
     }
-    bool through = behind_sync(me, at);
+    if (behind_sync(me, at)) {
+        int rc = v_write(f, p, n, at);
+        if (at + n > wal_size(f)) { /* never less than was written: zeros go behind it */
+            wal_set_size(f, at + n);
+        }
+        return rc;
+    }
     if (!me->held.n) {
         me->held_at = at;
+        if (!me->held.cap && !buf_room(&me->held, HELD_MAX)) {
+            return SQLITE_NOMEM;
+        }
     }
     buf_add(&me->held, p, (size_t)n);
-    return buf_ok(&me->held) < 0 ? SQLITE_NOMEM : through ? wal_flush(f) : SQLITE_OK;
+    return buf_ok(&me->held) < 0 ? SQLITE_NOMEM : SQLITE_OK;
 }
 
 static int wal_read(sqlite3_file *f, void *p, int n, sqlite3_int64 at) {

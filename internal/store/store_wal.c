@@ -11,8 +11,8 @@
 enum {
     FRAME_BYTES = 4096 + 24,
     SOFT_MIN = STORE_WAL_KEEP / FRAME_BYTES / 2, /* frames that make a checkpoint due */
-    SOFT_MAX = 1024,
-    MOST = 4 * SOFT_MAX, /* all of it moves, whatever is left to move */
+    SOFT_MAX = 3072,
+    MOST = 2 * SOFT_MAX, /* all of it moves, whatever is left to move */
     REST = 128,          /* frames moved between two commits without a thought */
     PASSES = 2,          /* then the rest, whatever it is */
 };

@@ -187,6 +187,11 @@ int db_run(struct db *d, enum stmt_id id, struct err *e) {
     return st ? db_done(d, st, sql[id], e) : -(int)(e ? e->code : ERR_IO);
 }
 
+int db_breathe(struct db *d, struct err *e) {
+    int rc = db_run(d, ST_COMMIT, e);
+    return rc < 0 ? rc : db_run(d, ST_BEGIN_READ, e);
+}
+
 int db_i64(struct db *d, enum stmt_id id, int64_t *ret, struct err *e) {
     sqlite3_stmt *st = db_stmt(d, id, e);
     if (!st) {

@@ -82,16 +82,17 @@ static int counts(struct hash_job *j, const struct store_kv *kv, int64_t id, boo
     return rc < 0 ? rc : 0;
 }
 
-static int hash_rows(struct hash_job *j, struct buf *b) {
+/* Some rows from *from on, which moves. 1: that was all. */
+static int hash_rows(struct hash_job *j, struct buf *b, int64_t *from) {
     struct db *d = j->v.d;
     sqlite3_stmt *st = db_stmt(d, ST_LOG_SCAN, &j->err);
     if (!st) {
         return -(int)j->err.code;
     }
-    sqlite3_bind_int64(st, 1, 0);
+    sqlite3_bind_int64(st, 1, *from);
     sqlite3_bind_int64(st, 2, id_of(j->rev + 1, 0));
-    int rc, out = 0;
-    while (out == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+    int rc = SQLITE_ROW, out = 0;
+    for (int n = 0; n < STORE_BREATH && out == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW; n++) {
         int64_t id = sqlite3_column_int64(st, 0);
         struct store_kv kv = {.key = db_col_span(st, 1),
                               .create_rev = sqlite3_column_int64(st, 2),
@@ -99,6 +100,7 @@ static int hash_rows(struct hash_job *j, struct buf *b) {
                               .version = sqlite3_column_int64(st, 3),
                               .lease = sqlite3_column_int64(st, 4)};
         bool yes;
+        *from = id + 1;
         out = counts(j, &kv, id, &yes);
         if (out < 0 || !yes) {
             continue;
@@ -111,16 +113,28 @@ static int hash_rows(struct hash_job *j, struct buf *b) {
         out = buf_ok(b) < 0 ? err_set(&j->err, ERR_NOMEM, "hashing a revision") : 0;
         crc_add(j, buf_view(b));
     }
-    if (out == 0 && rc != SQLITE_DONE) {
-        out = db_fail(d, rc, "hashing", &j->err);
+    if (out == 0 && rc != SQLITE_ROW) {
+        out = rc == SQLITE_DONE ? 1 : db_fail(d, rc, "hashing", &j->err);
     }
     sqlite3_reset(st);
     return out;
 }
 
+static int hash_all(struct hash_job *j) {
+    AUTO(buf) struct buf b = BUF_INIT((size_t)1 << 31);
+    int64_t from = 0;
+    int rc;
+    while ((rc = hash_rows(j, &b, &from)) == 0) {
+        rc = db_breathe(j->v.d, &j->err);
+        if (rc < 0) {
+            break;
+        }
+    }
+    return rc < 0 ? rc : 0;
+}
+
 static void hash_run(struct loop_work *w) {
     struct hash_job *j = CONTAINER_OF(w, struct hash_job, w);
-    AUTO(buf) struct buf b = BUF_INIT((size_t)1 << 31);
     j->v.d = &j->s->rd_lane;
     j->rc = store_lane_open(j->s, &j->err);
     if (j->rc < 0 || (j->rc = db_run(j->v.d, ST_BEGIN_READ, &j->err)) < 0) {
@@ -129,7 +143,7 @@ static void hash_run(struct loop_work *w) {
     crc_table(j->tab);
     j->crc = 0xffffffffu;
     crc_add(j, SPAN_LIT("key"));
-    j->rc = hash_rows(j, &b);
+    j->rc = hash_all(j);
     j->crc = ~j->crc;
     struct err ignored = ERR_INIT;
     IGNORE_ERR(db_run(j->v.d, ST_COMMIT, &ignored), "nothing was written");
@@ -139,6 +153,9 @@ static void hash_run(struct loop_work *w) {
 static void hash_done(struct loop_work *w) {
     struct hash_job *j = CONTAINER_OF(w, struct hash_job, w);
     j->s->reads_out--;
+    if (--j->s->pins == 0) {
+        store_kick(j->s);
+    }
     if (j->rc == 0 && j->v.compact_rev != j->s->compact_rev) {
         j->rc = err_set(&j->err, ERR_UNAVAILABLE, "a compaction ran meanwhile");
     }
@@ -168,5 +185,6 @@ int store_hash(struct store *s, int64_t rev, store_hash_done *done, void *ctx, s
         return rc;
     }
     s->reads_out++;
+    s->pins++;
     return 0;
 }

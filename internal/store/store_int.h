@@ -28,6 +28,7 @@ enum {
         8192, /* of a transaction with all nested ones: bounds the duplicate-key check */
     LIM_BATCH_TXNS = 4096,
     LIM_BATCH_BYTES = 16 << 20,
+    STORE_BREATH = 4096, /* rows of the log read in one transaction */
     STORE_WAL_KEEP = 256 * 1024, /* of the WAL file while idle */
     LEASE_TTL_MIN = 2, /* 1.5 × etcd's default election timeout, rounded up */
 };
@@ -42,6 +43,7 @@ enum {
     X(CUR_ADD, "INSERT INTO cur(key, id, crev, ver, lease, past) VALUES(?1, ?2, ?3, ?4, ?5, ?6)") \
     X(CUR_SET, "UPDATE cur SET id = ?2, crev = ?3, ver = ?4, lease = ?5, past = ?6 WHERE key = ?1") \
     X(CUR_NEXT, "UPDATE cur SET id = ?2, crev = ?3, ver = ?4, past = ?6 WHERE key = ?1") \
+    X(CUR_TRIM, "UPDATE cur SET past = NULL WHERE key = ?1 AND id = ?2 AND past IS NOT NULL") \
     X(CUR_DEL, "DELETE FROM cur WHERE key = ?1 AND id = ?2")                                  \
     X(CUR_RANGE, "SELECT key, id, crev, ver, lease, past FROM cur WHERE key >= ?1 AND key < ?2 "    \
                  "ORDER BY key")                                                              \
@@ -107,6 +109,8 @@ NODISCARD int db_schema(struct db *d, struct err *e); /* creates or checks */
 void db_close(struct db *d);
 /* Prepared on first use, reset, ready to bind. NULL on failure with *e set. */
 sqlite3_stmt *db_stmt(struct db *d, enum stmt_id id, struct err *e);
+/* Ends the read transaction and starts another, so that a reader of everything does not hold the WAL. */
+NODISCARD int db_breathe(struct db *d, struct err *e);
 int db_fail(struct db *d, int rc, const char *what, struct err *e);
 NODISCARD int db_run(struct db *d, enum stmt_id id, struct err *e); /* no parameters, no rows */
 NODISCARD int db_exec(struct db *d, const char *sql, struct err *e);
@@ -334,6 +338,7 @@ struct store {
     struct list physical; /* waiters for the sweep */
     struct list defrags;
     size_t reads_out;
+    size_t pins; /* readers of the whole log, in many transactions: nothing is swept meanwhile */
     /* watches */
     struct list synced, lagging;
     struct list recent; /* of struct ebatch */

@@ -27,7 +27,12 @@ struct snap {
     struct db db;
     struct bolt_out out;
     struct buf key, val;
-    int64_t compact, last;
+    struct buf leases; /* as of the revision of the keys */
+    int64_t compact, last, last_id;
+};
+
+struct snap_lease {
+    int64_t id, ttl, left;
 };
 
 /* Of the compacted past only what is still reachable, whether or not the sweep has come by. */
@@ -54,15 +59,16 @@ static int put_pair(struct snap *n, struct err *e) {
     return rc;
 }
 
-static int key_bucket(struct snap *n, struct err *e) {
+/* Some revisions from *from on, which moves. 1: that was all. */
+static int key_rows(struct snap *n, int64_t *from, struct err *e) {
     sqlite3_stmt *st = db_stmt(&n->db, ST_LOG_SCAN, e);
     if (!st) {
         return -(int)e->code;
     }
-    sqlite3_bind_int64(st, 1, 0);
-    sqlite3_bind_int64(st, 2, INT64_MAX);
-    int rc, out = 0;
-    while (out == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+    sqlite3_bind_int64(st, 1, *from);
+    sqlite3_bind_int64(st, 2, n->last_id + 1);
+    int rc = SQLITE_ROW, out = 0;
+    for (int i = 0; i < STORE_BREATH && out == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW; i++) {
         int64_t id = sqlite3_column_int64(st, 0);
         struct store_kv kv = {.key = db_col_span(st, 1),
                               .create_rev = sqlite3_column_int64(st, 2),
@@ -70,6 +76,7 @@ static int key_bucket(struct snap *n, struct err *e) {
                               .version = sqlite3_column_int64(st, 3),
                               .lease = sqlite3_column_int64(st, 4)};
         bool yes;
+        *from = id + 1;
         out = reachable(n, kv.key, id, kv.version, &yes, e);
         if (out < 0 || !yes) {
             continue;
@@ -80,11 +87,23 @@ static int key_bucket(struct snap *n, struct err *e) {
         store_kv_bytes(&n->val, &kv);
         out = put_pair(n, e);
     }
-    if (out == 0 && rc != SQLITE_DONE) {
-        out = db_fail(&n->db, rc, "reading the log", e);
+    if (out == 0 && rc != SQLITE_ROW) {
+        out = rc == SQLITE_DONE ? 1 : db_fail(&n->db, rc, "reading the log", e);
     }
     sqlite3_reset(st);
-    return out < 0 ? out : bolt_bucket_end(&n->out, "key", e);
+    return out;
+}
+
+static int key_bucket(struct snap *n, struct err *e) {
+    int64_t from = 0;
+    int rc;
+    while ((rc = key_rows(n, &from, e)) == 0) {
+        rc = db_breathe(&n->db, e);
+        if (rc < 0) {
+            break;
+        }
+    }
+    return rc < 0 ? rc : bolt_bucket_end(&n->out, "key", e);
 }
 
 static void varint_field(struct buf *b, uint8_t tag, int64_t v) {
@@ -94,25 +113,34 @@ static void varint_field(struct buf *b, uint8_t tag, int64_t v) {
     }
 }
 
-static int lease_bucket(struct snap *n, struct err *e) {
+static int load_leases(struct snap *n, struct err *e) {
     sqlite3_stmt *st = db_stmt(&n->db, ST_LEASE_ALL, e); /* in order of id: all are positive */
     if (!st) {
         return -(int)e->code;
     }
-    int rc, out = 0;
-    while (out == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW) {
-        int64_t id = sqlite3_column_int64(st, 0);
-        buf_be64(&n->key, (uint64_t)id);
-        varint_field(&n->val, 0x08, id);
-        varint_field(&n->val, 0x10, sqlite3_column_int64(st, 1));
-        varint_field(&n->val, 0x18, sqlite3_column_int64(st, 2));
-        out = put_pair(n, e);
+    int rc;
+    while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
+        struct snap_lease le = {sqlite3_column_int64(st, 0), sqlite3_column_int64(st, 1),
+                                sqlite3_column_int64(st, 2)};
+        buf_add(&n->leases, &le, sizeof(le));
     }
-    if (out == 0 && rc != SQLITE_DONE) {
-        out = db_fail(&n->db, rc, "reading leases", e);
-    }
+    int out = rc == SQLITE_DONE ? 0 : db_fail(&n->db, rc, "reading leases", e);
     sqlite3_reset(st);
-    return out < 0 ? out : bolt_bucket_end(&n->out, "lease", e);
+    return out == 0 && buf_ok(&n->leases) < 0 ? err_set(e, ERR_NOMEM, "leases") : out;
+}
+
+static int lease_bucket(struct snap *n, struct err *e) {
+    struct snap_lease le;
+    int rc = 0;
+    for (size_t at = 0; at < n->leases.n && rc == 0; at += sizeof(le)) {
+        memcpy(&le, n->leases.p + at, sizeof(le));
+        buf_be64(&n->key, (uint64_t)le.id);
+        varint_field(&n->val, 0x08, le.id);
+        varint_field(&n->val, 0x10, le.ttl);
+        varint_field(&n->val, 0x18, le.left);
+        rc = put_pair(n, e);
+    }
+    return rc < 0 ? rc : bolt_bucket_end(&n->out, "lease", e);
 }
 
 static int meta_bucket(struct snap *n, struct err *e) {
@@ -156,13 +184,12 @@ static int empty_bucket(struct snap *n, const char *name, struct err *e) {
 }
 
 static int all_buckets(struct snap *n, struct err *e) {
-    int64_t id = 0;
     int rc;
     if ((rc = db_meta_get(&n->db, "compact", &n->compact, e)) < 0 ||
-        (rc = db_i64(&n->db, ST_LOG_LAST, &id, e)) < 0) {
+        (rc = db_i64(&n->db, ST_LOG_LAST, &n->last_id, e)) < 0 || (rc = load_leases(n, e)) < 0) {
         return rc;
     }
-    n->last = id_rev(id) > n->compact ? id_rev(id) : n->compact;
+    n->last = id_rev(n->last_id) > n->compact ? id_rev(n->last_id) : n->compact;
     if ((rc = empty_bucket(n, "alarm", e)) < 0 || (rc = aux_bucket(n, "auth", false, e)) < 0 ||
         (rc = aux_bucket(n, "authRoles", false, e)) < 0 ||
         (rc = aux_bucket(n, "authUsers", false, e)) < 0 ||
@@ -201,7 +228,9 @@ static int append_digest(int fd, uint64_t *size, struct err *e) {
 
 static void snapshot_run(struct loop_work *w) {
     struct snapshot_job *j = CONTAINER_OF(w, struct snapshot_job, w);
-    struct snap n = {.key = BUF_INIT((size_t)1 << 31), .val = BUF_INIT((size_t)1 << 31)};
+    struct snap n = {.key = BUF_INIT((size_t)1 << 31),
+                     .val = BUF_INIT((size_t)1 << 31),
+                     .leases = BUF_INIT((size_t)1 << 31)};
     struct db_opts o = {store_vfs_name(j->s->vfs), j->s->path, false, j->s->o.cache_bytes};
     j->fd = openat(j->s->dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (j->fd < 0) {
@@ -219,6 +248,7 @@ static void snapshot_run(struct loop_work *w) {
     bolt_out_fini(&n.out);
     buf_fini(&n.key);
     buf_fini(&n.val);
+    buf_fini(&n.leases);
     if (j->rc < 0) {
         close(j->fd);
         j->fd = -1;
@@ -228,6 +258,9 @@ static void snapshot_run(struct loop_work *w) {
 static void snapshot_done(struct loop_work *w) {
     struct snapshot_job *j = CONTAINER_OF(w, struct snapshot_job, w);
     j->s->reads_out--;
+    if (--j->s->pins == 0) {
+        store_kick(j->s);
+    }
     j->done(j->ctx, j->rc, j->fd, j->size, j->rc < 0 ? &j->err : NULL);
     free(j);
 }
@@ -246,6 +279,7 @@ int store_snapshot(struct store *s, store_snapshot_done *done, void *ctx, struct
         return rc;
     }
     s->reads_out++;
+    s->pins++;
     return 0;
 }
 

@@ -12,7 +12,7 @@ enum {
     VACUUM_PAGES = 128,
 };
 #define IDLE_NS (2 * NS_PER_S)
-#define SLICE_NS (4 * NS_PER_MS)
+#define SLICE_NS NS_PER_MS /* what a commit may have to wait for */
 
 static int failed(const struct err *e) {
     return -(int)e->code;
@@ -27,25 +27,15 @@ static int del_id(struct db *d, int64_t id, struct err *e) {
     return db_done(d, st, "removing a revision", e);
 }
 
-static int del_cur(struct db *d, struct span key, int64_t id, struct err *e) {
-    sqlite3_stmt *st = db_stmt(d, ST_CUR_DEL, e);
+/* Statements about one key and one of its revisions. */
+static int with_key(struct db *d, enum stmt_id what, struct span key, int64_t id, struct err *e) {
+    sqlite3_stmt *st = db_stmt(d, what, e);
     if (!st) {
         return failed(e);
     }
     db_bind_span(st, 1, key);
     sqlite3_bind_int64(st, 2, id);
-    return db_done(d, st, "removing a deleted key", e);
-}
-
-/* The lists of earlier revisions that begin with a revision go with it. */
-static int del_block(struct db *d, struct span key, int64_t id, struct err *e) {
-    sqlite3_stmt *st = db_stmt(d, ST_HIST_DEL, e);
-    if (!st) {
-        return failed(e);
-    }
-    db_bind_span(st, 1, key);
-    sqlite3_bind_int64(st, 2, id);
-    return db_done(d, st, "removing a list of revisions", e);
+    return db_done(d, st, "removing what is compacted of a key", e);
 }
 
 struct sweep_row {
@@ -92,14 +82,17 @@ static int sweep_slice(struct task *t, int64_t compact) {
         struct sweep_row *r = &rows[i];
         if (r->prev) {
             rc = del_id(d, r->prev, &t->err);
+            if (rc == 0) { /* lists of earlier revisions that begin here go as well */
+                rc = with_key(d, ST_HIST_DEL, r->key, r->prev, &t->err);
+            }
             if (rc == 0) {
-                rc = del_block(d, r->key, r->prev, &t->err);
+                rc = with_key(d, ST_CUR_TRIM, r->key, r->id, &t->err);
             }
         }
         if (rc == 0 && !r->ver && id_rev(r->id) < compact) {
             rc = del_id(d, r->id, &t->err);
             if (rc == 0) {
-                rc = del_cur(d, r->key, r->id, &t->err);
+                rc = with_key(d, ST_CUR_DEL, r->key, r->id, &t->err);
             }
         }
         t->swept = r->id + 1;
@@ -248,7 +241,7 @@ struct loop_work *task_next(struct store *s, bool idle) {
     if (s->task_failed) {
         return NULL;
     }
-    if (s->sweeping) {
+    if (s->sweeping && !s->pins) {
         return task_new(s, TASK_SWEEP);
     }
     if (!s->vacuuming) {

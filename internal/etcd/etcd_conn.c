@@ -399,10 +399,13 @@ static void probe(struct etcd *s) {
 }
 
 static void on_open(struct net_stream *st, void *ctx) {
-    static const struct h2_cb cb = {h2_headers_cb, h2_data_cb, h2_end_cb, h2_close_cb, h2_pull_cb};
-    static const struct h2_opts o = {
-        .max_streams = 0, .stream_window = STREAM_WINDOW, .conn_window = CONN_WINDOW};
+    static const struct h2_cb cb = {h2_headers_cb, h2_data_cb, h2_end_cb,
+                                    h2_close_cb,   h2_pull_cb, NULL};
     struct etcd *s = ctx;
+    struct h2_opts o = {.max_streams = 0,
+                        .stream_window = STREAM_WINDOW,
+                        .conn_window = CONN_WINDOW,
+                        .pool = loop_pool(s->l)};
     if (s->ep[s->at_ep].tls && !tls_filter_is_h2(net_filter_of(st))) {
         struct err e = ERR_INIT;
         err_set(&e, ERR_UNAVAILABLE, "the server does not speak HTTP/2");

@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+enum { FRAME_HEAD = 9 };
+
 struct h2 {
     nghttp2_session *s;
     struct h2_cb cb;
@@ -159,6 +161,9 @@ static nghttp2_ssize on_pull(nghttp2_session *s, int32_t sid, uint8_t *p, size_t
     if (!out.n && !out.eof) {
         return NGHTTP2_ERR_DEFERRED;
     }
+    if (out.by_reference && out.n) {
+        *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
+    }
     if (out.eof) {
         *flags |= NGHTTP2_DATA_FLAG_EOF;
         if (out.n_trailers && out.n_trailers <= LIM_H2_FIELDS) {
@@ -171,6 +176,18 @@ static nghttp2_ssize on_pull(nghttp2_session *s, int32_t sid, uint8_t *p, size_t
         }
     }
     return (nghttp2_ssize)out.n;
+}
+
+/* Nothing is ever padded here. */
+static int on_push(nghttp2_session *s, nghttp2_frame *f, const uint8_t *head, size_t n,
+                   nghttp2_data_source *src, void *ctx) {
+    struct h2 *h = ctx;
+    (void)s;
+    (void)src;
+    int rc = h->cb.push(h, f->hd.stream_id, span_of(head, FRAME_HEAD), n, h->ctx);
+    return rc == 0            ? 0
+           : rc == -ERR_AGAIN ? NGHTTP2_ERR_WOULDBLOCK
+                              : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 }
 
 size_t h2_out(struct h2 *h, const uint8_t **ret) {
@@ -205,6 +222,7 @@ static nghttp2_session *session_new(struct h2 *h) {
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cb, on_data);
     nghttp2_session_callbacks_set_on_stream_close_callback(cb, on_close);
     nghttp2_session_callbacks_set_on_frame_send_callback(cb, on_sent);
+    nghttp2_session_callbacks_set_send_data_callback(cb, on_push);
     nghttp2_option_set_no_auto_window_update(opt, 1);
     nghttp2_option_set_no_closed_streams(opt,
                                          1); /* priorities are not used: no memory for the dead */

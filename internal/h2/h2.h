@@ -28,9 +28,11 @@ struct h2_headers {
     size_t n;
     bool too_large, end; /* end: no body follows */
 };
-/* What pull gives. n == 0 and !eof: nothing now, h2_wake later. */
+/* What pull gives. n == 0 and !eof: nothing now, h2_wake later. By reference: the n bytes (at most max) were not put to p but
+ * are asked for by push, when their frame's turn has come. */
 struct h2_pull {
     size_t n;
+    bool by_reference;
     bool eof, failed;
     const struct h2_header *trailers; /* with eof */
     size_t n_trailers;
@@ -41,6 +43,9 @@ struct h2_cb {
     void (*on_end)(struct h2 *h, int32_t sid, void *ctx);                   /* the peer's side of the stream is complete */
     void (*on_close)(struct h2 *h, int32_t sid, uint32_t code, void *ctx); /* the stream is gone */
     void (*pull)(struct h2 *h, int32_t sid, uint8_t *p, size_t max, struct h2_pull *ret, void *ctx);
+    /* Only where pull gives by reference: sends `head` and then n bytes of the stream behind what h2_out gave before.
+     * 0, -ERR_AGAIN (ask again with the next h2_out) or -ERR_IO (the stream is reset). */
+    int (*push)(struct h2 *h, int32_t sid, struct span head, size_t n, void *ctx);
 };
 struct h2_opts {
     bool is_server;

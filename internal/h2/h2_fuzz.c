@@ -43,11 +43,21 @@ static void pull(struct h2 *h, int32_t sid, uint8_t *p, size_t max, struct h2_pu
     struct side *s = ctx;
     (void)h;
     ret->n = max < 10 ? max : 10;
-    memset(p, 'x', ret->n);
+    ret->by_reference = s->is_server && ret->n == 10 && sid % 3 == 0;
+    if (!ret->by_reference) {
+        memset(p, 'x', ret->n);
+    }
     s->given += ret->n;
     ret->eof = sid % 2 || s->given > 1000;
     ret->trailers = t;
     ret->n_trailers = sid % 7 == 1;
+}
+
+static int push(struct h2 *h, int32_t sid, struct span head, size_t n, void *ctx) {
+    (void)h;
+    (void)ctx;
+    CHECK(head.n == 9 && n == 10);
+    return sid % 11 == 3 ? -ERR_IO : 0;
 }
 
 static void drain(struct h2 *h) {
@@ -57,7 +67,7 @@ static void drain(struct h2 *h) {
 }
 
 FUZZ(h2_peer)(const uint8_t *p, size_t n) {
-    static const struct h2_cb cb = {on_headers, on_data, on_end, on_close, pull};
+    static const struct h2_cb cb = {on_headers, on_data, on_end, on_close, pull, push};
     static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const char *why = NULL;
     if (!n) {

@@ -23,6 +23,7 @@
 
 struct http_server;
 struct http_req;
+struct net_blob;
 
 struct http_header {
     struct span name, value; /* names in lower case */
@@ -93,6 +94,7 @@ void http_respond_file(struct http_req *r, unsigned status, const char *content_
  * on_drain is called when it has fallen to zero. trailers only with HTTP/2 (gRPC). */
 void http_begin(struct http_req *r, unsigned status, const char *content_type, const struct http_header *h, size_t n);
 void http_write(struct http_req *r, struct span data);
+void http_write_blob(struct http_req *r, struct net_blob *b); /* of net.h; takes a reference */
 void http_write_take(struct http_req *r, void *own_p, size_t n); /* malloc'ed memory; not copied */
 void http_end(struct http_req *r);
 void http_end_trailers(struct http_req *r, const struct http_header *h, size_t n);

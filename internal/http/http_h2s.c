@@ -116,22 +116,41 @@ static void pull(struct h2 *h, int32_t sid, uint8_t *p, size_t max, struct h2_pu
         ret->failed = true;
         return;
     }
-    ssize_t n = net_queue_read(&r->out, p, max);
-    if (n < 0) {
-        ret->failed = true;
-        return;
+    ret->by_reference = !r->has_file;
+    if (ret->by_reference) {
+        ret->n = r->out.bytes < max ? r->out.bytes : max;
+    } else {
+        ssize_t n = net_queue_read(&r->out, p, max);
+        if (n < 0) {
+            ret->failed = true;
+            return;
+        }
+        ret->n = (size_t)n;
     }
-    ret->n = (size_t)n;
-    ret->eof = r->ended && !r->out.bytes;
+    size_t left = r->out.bytes - (ret->by_reference ? ret->n : 0);
+    ret->eof = r->ended && !left;
     if (ret->eof && r->n_trailers) {
         _Static_assert(sizeof(struct h2_header) == sizeof(struct http_header), "same members");
         ret->trailers = (const struct h2_header *)(const void *)r->trailers;
         ret->n_trailers = r->n_trailers;
     }
-    if (!ret->eof && !r->out.bytes && r->drain_cb && r->wants_drain) {
+    if (!ret->eof && !left && r->drain_cb && r->wants_drain) {
         c->draining = true;
         hconn_later(c);
     }
+}
+
+static int push(struct h2 *h, int32_t sid, struct span head, size_t n, void *ctx) {
+    struct hconn *c = ctx;
+    struct http_req *r = h2_ctx(h, sid);
+    if (net_pending(c->st) >= LIM_H2_OUT) {
+        return -ERR_AGAIN;
+    }
+    if (!r || n > r->out.bytes) {
+        return -ERR_IO;
+    }
+    net_queue_add(net_out(c->st), head);
+    return net_queue_splice(net_out(c->st), &r->out, n);
 }
 
 /* Frames are made only as fast as the socket takes them, so that one stream's data does not delay another's. */
@@ -179,7 +198,7 @@ void h2s_hook(struct hconn *c) {
 }
 
 void h2s_open(struct hconn *c) {
-    static const struct h2_cb cb = {on_headers, on_data, on_end, on_close, pull};
+    static const struct h2_cb cb = {on_headers, on_data, on_end, on_close, pull, push};
     struct h2_opts o = {.is_server = true,
                         .max_streams = c->s->o.max_streams,
                         .stream_window = STREAM_WINDOW,

@@ -90,7 +90,7 @@ struct http_req {
     struct http_raw *raw; /* upgraded: valid until the loop sleeps */
     void (*drain_cb)(struct http_req *r, void *ctx);
     void *drain_ctx;
-    bool wants_drain;
+    bool wants_drain, has_file;
     void (*close_cb)(struct http_req *r, bool complete, void *ctx);
     void *close_ctx;
     /* HTTP/2 */

@@ -342,6 +342,7 @@ void http_respond_file(struct http_req *r, unsigned status, const char *content_
     if (r->no_body) {
         close(own_fd);
     } else if (r->sid) {
+        r->has_file = true;
         net_queue_file(&r->out, own_fd, offset, len);
     } else {
         h1s_file(r, own_fd, offset, len);
@@ -370,8 +371,19 @@ void http_write(struct http_req *r, struct span data) {
     }
 }
 
+void http_write_blob(struct http_req *r, struct net_blob *b) {
+    if (gone(r) || !b->n || r->no_body || !r->sid) {
+        http_write(r, span_of(b->p, b->n));
+        return;
+    }
+    CHECK(r->begun);
+    r->wants_drain = true;
+    net_queue_blob(&r->out, b);
+    h2s_wake(r);
+}
+
 void http_write_take(struct http_req *r, void *own_p, size_t n) {
-    if (gone(r) || !n || r->no_body || !r->sid || r->chunked) {
+    if (gone(r) || !n || r->no_body || !r->sid) {
         http_write(r, span_of(own_p, n));
         free(own_p);
         return;

@@ -39,12 +39,25 @@ struct net_queue {
     struct list chunks;
     size_t bytes; /* in memory and in files */
 };
+/* Bytes that several queues send without copies of their own. */
+struct net_blob {
+    size_t refs, n;
+    uint8_t *p; /* malloc'ed */
+};
+struct net_blob *net_blob_new(void *own_p, size_t n); /* with one reference */
+struct net_blob *net_blob_ref(struct net_blob *b);
+void net_blob_unref(struct net_blob *b); /* NULL is allowed */
+
 void net_queue_init(struct net_queue *q, struct pool *pool); /* the loop's */
 void net_queue_fini(struct net_queue *q);
 void net_queue_add(struct net_queue *q, struct span s);           /* copies */
 void net_queue_take(struct net_queue *q, void *own_p, size_t n);  /* malloc'ed */
+void net_queue_blob(struct net_queue *q, struct net_blob *b); /* takes a reference */
 void net_queue_file(struct net_queue *q, int own_fd, uint64_t offset, uint64_t n);
 void net_queue_move(struct net_queue *q, struct net_queue *from); /* appends all of from (of the same pool), empty after */
+/* Appends the first n bytes of from, which is of the same pool; memory is passed on, only small pieces are copied. -ERR_IO and
+ * nothing done when the front is a file. */
+NODISCARD int net_queue_splice(struct net_queue *q, struct net_queue *from, size_t n);
 /* Copies up to n bytes out of the front; 0 when empty, -ERR_IO when a file cannot be read or is too short. */
 NODISCARD ssize_t net_queue_read(struct net_queue *q, uint8_t *p, size_t n);
 

@@ -6,10 +6,9 @@
 
 struct net_chunk {
     struct list link;
-    /* one of: own data behind the struct [at, end), given memory [at, own_n), a file range */
+    /* one of: own data behind the struct, memory that others may share (both [at, end)), a file range */
     size_t at, end, room;
-    void *own;
-    size_t own_n;
+    struct net_blob *blob;
     int fd;
     uint64_t file_at, file_n;
     uint8_t data[];

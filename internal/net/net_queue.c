@@ -7,7 +7,26 @@
 enum {
     CHUNK_FIRST = 512 - 16 - sizeof(struct net_chunk), /* sizes that fill a block of the pool */
     CHUNK_NEXT = POOL_BLOCK_MAX - sizeof(struct net_chunk),
+    SPLICE_COPY = 512, /* a chunk of its own costs more than copying so little */
 };
+
+struct net_blob *net_blob_new(void *own_p, size_t n) {
+    struct net_blob *b = new_zero(struct net_blob);
+    *b = (struct net_blob){.refs = 1, .n = n, .p = own_p};
+    return b;
+}
+
+struct net_blob *net_blob_ref(struct net_blob *b) {
+    b->refs++;
+    return b;
+}
+
+void net_blob_unref(struct net_blob *b) {
+    if (b && --b->refs == 0) {
+        free(b->p);
+        free(b);
+    }
+}
 
 void net_queue_init(struct net_queue *q, struct pool *pool) {
     *q = (struct net_queue){.pool = pool};
@@ -27,7 +46,7 @@ static void drop(struct net_queue *q, struct net_chunk *c) {
     if (c->fd >= 0) {
         close(c->fd);
     }
-    free(c->own);
+    net_blob_unref(c->blob);
     pool_put(q->pool, c);
 }
 
@@ -60,10 +79,23 @@ void net_queue_take(struct net_queue *q, void *own_p, size_t n) {
         free(own_p);
         return;
     }
+    struct net_blob *b = net_blob_new(own_p, n);
+    net_queue_blob(q, b);
+    net_blob_unref(b);
+}
+
+static void push_part(struct net_queue *q, struct net_blob *b, size_t at, size_t n) {
     struct net_chunk *c = push(q, 0);
-    c->own = own_p;
-    c->own_n = n;
+    c->blob = net_blob_ref(b);
+    c->at = at;
+    c->end = at + n;
     q->bytes += n;
+}
+
+void net_queue_blob(struct net_queue *q, struct net_blob *b) {
+    if (b->n) {
+        push_part(q, b, 0, b->n);
+    }
 }
 
 void net_queue_file(struct net_queue *q, int own_fd, uint64_t offset, uint64_t n) {
@@ -89,8 +121,7 @@ void net_queue_move(struct net_queue *q, struct net_queue *from) {
 }
 
 struct span net_chunk_mem(const struct net_chunk *c) {
-    return c->own ? span_of((const uint8_t *)c->own + c->at, c->own_n - c->at)
-                  : span_of(c->data + c->at, c->end - c->at);
+    return span_of((c->blob ? c->blob->p : c->data) + c->at, c->end - c->at);
 }
 
 void net_queue_skip(struct net_queue *q, size_t n) {
@@ -110,6 +141,31 @@ void net_queue_skip(struct net_queue *q, size_t n) {
         n -= left;
         drop(q, c);
     }
+}
+
+int net_queue_splice(struct net_queue *q, struct net_queue *from, size_t n) {
+    while (n) {
+        struct net_chunk *c = CONTAINER_OF(from->chunks.next, struct net_chunk, link);
+        if (list_empty(&from->chunks) || c->fd >= 0) {
+            return -ERR_IO;
+        }
+        struct span m = net_chunk_mem(c);
+        size_t part = m.n < n ? m.n : n;
+        if (part <= SPLICE_COPY || (part < m.n && !c->blob)) {
+            net_queue_add(q, span_of(m.p, part));
+            net_queue_skip(from, part);
+        } else if (part < m.n) {
+            push_part(q, c->blob, c->at, part);
+            net_queue_skip(from, part);
+        } else {
+            list_del(&c->link);
+            list_add_tail(&q->chunks, &c->link);
+            q->bytes += part;
+            from->bytes -= part;
+        }
+        n -= part;
+    }
+    return 0;
 }
 
 ssize_t net_queue_read(struct net_queue *q, uint8_t *p, size_t n) {

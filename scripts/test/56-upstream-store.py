@@ -84,8 +84,9 @@ class Suite:
             if c["type"] == "Ready"])
         self.c.kubectl("-n", "t", "expose", "deployment", "web", "--port=80")
         self.scale(4)
-        pods = self.api.get("/api/v1/namespaces/t/pods")["items"]
-        assert {(p["spec"]["nodeName"], p["status"]["phase"]) for p in pods} == {("hollow-1", "Running")}, pods
+        lab.until("four pods run and no other is left", 120, lambda: [
+            (p["spec"]["nodeName"], p["status"]["phase"]) for p in self.api.get("/api/v1/namespaces/t/pods")["items"]
+        ] == [("hollow-1", "Running")] * 4)
         lab.until("the service has its endpoints", 60, lambda: len(self.api.get(
             "/api/v1/namespaces/t/endpoints/web")["subsets"][0]["addresses"]) == 4)
         self.scale(2)

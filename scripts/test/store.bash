@@ -4,10 +4,12 @@ KFARM=${KFARM:-$BATS_TEST_DIRNAME/../../build/kfarm}
 free_port() {
     /usr/bin/python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
+# etcd_binary [etcd|etcdctl|etcdutl]: of $ETCD_VERSION (3.4 or 3.5), which scripts/setup.sh test has fetched.
 etcd_binary() {
-    /usr/bin/python3 -c 'import sys; sys.path.insert(0, sys.argv[1]); import store_lib; print(store_lib.etcd_binary() or "")' \
-        "$BATS_TEST_DIRNAME"
+    local binary=${KFARM_CACHE:-$HOME/.cache/kfarm}/etcd${ETCD_VERSION//./}/usr/bin/${1:-etcd}
+    [ ! -x "$binary" ] || echo "$binary"
 }
+ETCD_VERSION=${ETCD_VERSION:-3.4}
 wait_port() {
     local i
     for ((i = 0; i < 400; i++)); do
@@ -56,5 +58,6 @@ all_stop() {
     rm -rf "$WORK"
 }
 ctl() {
-    ETCDCTL_API=3 timeout 20 etcdctl --endpoints "127.0.0.1:${PORT:?}" "$@" 2>&1
+    ETCDCTL_API=3 timeout 20 "$(etcd_binary etcdctl)" --dial-timeout 15s --command-timeout 15s --endpoints \
+        "127.0.0.1:${PORT:?}" "$@" 2>&1
 }

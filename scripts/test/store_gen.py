@@ -186,6 +186,8 @@ class Gen:
                                   "progress_notify": self.chance(0.1)}
         if self.chance(0.1):
             w["key"], w["range_end"] = self.pick(b"", b"\x00"), b"\x00"
+        if self.kind == "auth" and w["range_end"] == b"\x00":
+            w["range_end"] = b""  # etcd lets a user watch from a key to the end who may only read the key
         past = max(0, self.some_rev()) if not self.newest else self.some_rev()  # older ones take -1 for the beginning
         w["start_revision"] = self.pick(0, 0, past, self.pair.compacted, self.pair.rev + self.r.randint(0, 4))
         if self.chance(0.25):

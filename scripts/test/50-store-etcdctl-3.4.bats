@@ -1,0 +1,1 @@
+50-store-etcdctl-3.5.bats

@@ -116,7 +116,10 @@ void storesrv_free(struct storesrv *v) {
         return;
     }
     loop_timer_stop(&v->compact_timer);
-    CHECK(list_empty(&v->rpcs)); /* the HTTP server and the store are closed first */
+    struct err e = ERR_INIT;
+    while (!list_empty(&v->rpcs)) { /* passwords that are still being hashed */
+        CHECK(loop_step(v->l, NS_PER_S, &e) >= 0);
+    }
     free_list(v->client_urls, v->o.n_client_urls);
     free_list(v->peer_urls, v->o.n_peer_urls);
     buf_fini(&v->spare);

@@ -37,6 +37,7 @@ struct storesrv_opts {
 
 NODISCARD int storesrv_new(struct loop *l, struct store *s, const struct storesrv_opts *o,
                            struct storesrv **ret, struct err *e);
+/* After the HTTP servers and the store; waits for passwords that are being hashed. */
 void storesrv_free(struct storesrv *v);
 /* For http_server_opts.handler; the same for every listener that serves everything. */
 struct http_handler storesrv_handler(struct storesrv *v);

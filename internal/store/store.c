@@ -296,8 +296,8 @@ static void read_done(struct loop_work *w) {
     int64_t rev = j->q.rev > 0 ? j->q.rev : j->v.at;
     if (rev < s->compact_rev && j->rc != -ERR_INVALID) {
         err_reset(&j->err);
-        if (j->q.rev <=
-            0) { /* what was current is compacted: what is current now was asked for just as well */
+        if (j->q.rev <= 0) {
+            /* What was current is compacted: what is current now was asked for just as well. */
             arena_reset(&j->a);
             j->res = (struct store_range_res){0};
             j->v = store_view(s);

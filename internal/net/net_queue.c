@@ -65,7 +65,7 @@ void net_queue_add(struct net_queue *q, struct span s) {
     }
     struct net_chunk *last =
         list_empty(&q->chunks) ? NULL : CONTAINER_OF(q->chunks.prev, struct net_chunk, link);
-    if (!last || last->room - last->end < s.n) {
+    if (!last || last->blob || last->room - last->end < s.n) {
         size_t least = last ? CHUNK_NEXT : CHUNK_FIRST;
         last = push(q, s.n < least ? least : s.n);
     }

@@ -320,6 +320,7 @@ static int on_store_events(void *ctx, struct store_watch *w, const struct store_
     if (m->kind == STORE_WATCH_CANCELLED) {
         LOG_WARN("apiserver", "the store ended the watch, reading everything again",
                  F_STR("reason", m->reason));
+        a->reloading = true;
         api_cache_later(a, 0);
         return 0;
     }
@@ -450,6 +451,7 @@ static void on_scanned(void *ctx, int rc, int64_t rev, const struct err *e) {
     for (size_t i = 0; i < a->n_res; i++) {
         take_fresh(a, &a->res[i], rev);
     }
+    a->reloading = false;
     api_boot_start(a); /* another history may lack them */
 }
 

@@ -396,8 +396,10 @@ void api_call_start(struct http_req *r, void *ctx) {
     const char *include = http_query_get(r, "includeObject");
     c->out.include_none = str_eq(include, "None");
     c->out.include_object = str_eq(include, "Object");
-    if (!a->ready && c->t.is_resource) {
-        api_fail(c, 503, "ServiceUnavailable", "the server is starting");
+    if ((!a->ready || a->reloading) && c->t.is_resource) {
+        c->retry_after = true;
+        api_fail(c, 503, "ServiceUnavailable",
+                 a->ready ? "the server is reading its storage again" : "the server is starting");
         return;
     }
     if (api_authenticate(c) < 0) {

@@ -287,6 +287,9 @@ static bool check_ok(const struct apiserver *a, const char *name, bool ready) {
         store_stat(a->store, &st);
         return (st.alarms & STORE_ALARM_CORRUPT) == 0 && (!ready || st.trouble == NULL);
     }
+    if (strcmp(name, "informer-sync") == 0) {
+        return !a->reloading;
+    }
     return span_starts(span_str(name), "poststarthook/") ? a->ready : true;
 }
 

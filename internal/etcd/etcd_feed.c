@@ -146,6 +146,7 @@ static void adjust(struct etcd *s) {
     if (!any_active(s)) {
         if (s->feeding) {
             s->feeding = false;
+            efeed_heard(s, s->rev);
             stream_close(s);
             release_held(s);
         }
@@ -453,6 +454,7 @@ static bool take(struct etcd *s, struct span message, struct err *e) {
         err_set(e, ERR_UNAVAILABLE, "the watch sends malformed messages");
         return false;
     }
+    efeed_heard(s, a.head.rev);
     if (a.canceled) {
         cancelled(s, &a, e);
         return false;
@@ -518,23 +520,22 @@ void efeed_closed(struct etcd *s, uint32_t code) {
 /* ---- where the cluster is ---- */
 
 void efeed_heard(struct etcd *s, int64_t rev) {
-    if (!s->feeding && rev > s->rev) {
-        s->rev = rev;
+    s->heard = rev > s->heard ? rev : s->heard;
+    if (!s->feeding && s->heard > s->rev) {
+        s->rev = s->heard;
     }
 }
 
 void efeed_history(struct etcd *s, uint64_t cluster_id, int64_t rev) {
     bool other = s->cluster_id && cluster_id && s->cluster_id != cluster_id;
     s->cluster_id = cluster_id ? cluster_id : s->cluster_id;
-    if (!other && rev >= s->rev) {
-        if (s->rev == 0 || !s->feeding) {
-            s->rev = rev;
-        }
+    if (!other && rev >= s->heard) {
+        efeed_heard(s, rev);
         return;
     }
     static const char reason[] = "the cluster's history is another one";
     struct cancel k = {.before = INT64_MAX, .rc = -ERR_GONE, .reason = reason};
-    s->rev = rev;
+    s->rev = s->heard = rev;
     s->compact_rev = 0;
     for (LIST_EACH(p, next, &s->watches)) {
         watch_of(p)->paused = false;

@@ -98,7 +98,8 @@ struct etcd {
     struct list waiting, running, resting; /* resting: reads that are repeated a little later */
     size_t n_waiting, n_running, n_probes;
 
-    int64_t rev, compact_rev; /* rev: newest that the watches were given, or heard of while there are none */
+    int64_t rev, compact_rev; /* rev: newest that the watches were given; while there are none, heard */
+    int64_t heard;            /* newest that any answer told */
     uint64_t cluster_id;
     uint64_t db_bytes, in_use_bytes;
     bool sound_progress; /* answers to progress requests never overtake events (etcd#15220) */

@@ -177,7 +177,7 @@ for ca in ca other; do
     openssl ecparam -name prime256v1 -genkey -noout -out $ca.key
     openssl req -x509 -new -key $ca.key -subj "/CN=$ca" -days 30 -out $ca.crt
 done
-make_cert server /CN=etcd; make_cert client /CN=root"""], check=True, stderr=subprocess.DEVNULL)
+make_cert server /CN=etcd; make_cert client /CN=client; make_cert root /CN=root; make_cert app /CN=app"""], check=True, stderr=subprocess.DEVNULL)
         c.tls = ["--cert-file", pki + "/server.crt", "--key-file", pki + "/server.key", "--trusted-ca-file",
                  pki + "/ca.crt", "--client-cert-auth"]
         c.start()
@@ -191,6 +191,15 @@ make_cert server /CN=etcd; make_cert client /CN=root"""], check=True, stderr=sub
             c.members[0].kill()
             c.members[0].start(fresh=False)
             api.until("it is found again", lambda: api.create(f"y-{time.time_ns()}")[0] == 201)
+        # etcd's own users: the certificate's name has its prefix and nothing else.
+        root = ["--cacert", pki + "/ca.crt", "--cert", pki + "/root.crt", "--key", pki + "/root.key"]
+        for words in ("user add root --no-password", "user grant-role root root", "role add app",
+                      "role grant-permission app readwrite /kfarm/app/ /kfarm/app0", "user add app --no-password",
+                      "user grant-role app app", "auth enable"):
+            c.ctl(*root, *words.split())
+        app = ["--etcd-cafile", pki + "/ca.crt", "--etcd-certfile", pki + "/app.crt", "--etcd-keyfile", pki + "/app.key"]
+        with Api(c, "/kfarm/app", flags=app) as api:
+            assert api.create("x")[0] == 201
         base = [KFARM, "apiserver", "--secure-port", str(free_port()), "--bind-address", "127.0.0.1", "--tls-cert-file",
                 pki + "/server.crt", "--tls-private-key-file", pki + "/server.key"]
 
@@ -211,6 +220,7 @@ make_cert server /CN=etcd; make_cert client /CN=root"""], check=True, stderr=sub
         servers = ["--etcd-servers", c.urls]
         says(servers + ["--etcd-cafile", pki + "/other.crt", *mine], "certificate")
         says(servers + ["--etcd-cafile", pki + "/ca.crt"], "reason=")
+        says(servers + app + ["--etcd-prefix", "/kfarm/other"], "permission denied")
         says(servers, "needs a CA file")
         says(["--etcd-servers", "http://192.0.2.1:2379"], "without TLS only this machine")
         says(["--etcd-servers", "ftp://x"], "begins with none of")

@@ -64,8 +64,8 @@ class Cluster:
     def urls(self):
         return ",".join(f"{'https' if self.tls else 'http'}://127.0.0.1:{p}" for p in self.ports)
 
-    def ctl(self, *args, port=None):
-        cmd = [etcd_binary("3.4", "etcdctl"), "--endpoints", f"127.0.0.1:{port or self.ports[0]}", *args]
+    def ctl(self, *args):
+        cmd = [etcd_binary("3.4", "etcdctl"), "--endpoints", self.urls.split(",")[0], *args]
         out = subprocess.run(cmd, env={**os.environ, "ETCDCTL_API": "3"}, capture_output=True, text=True, timeout=30)
         if out.returncode:
             raise RuntimeError(out.stderr)
@@ -130,7 +130,11 @@ class Api(api_lab.Lab):
         return self.call("POST", "/api/v1/namespaces/default/configmaps", body, conn)
 
     def names(self):
-        status, body = self.call("GET", "/api/v1/namespaces/default/configmaps")
+        path, end = "/api/v1/namespaces/default/configmaps", time.monotonic() + 10
+        status, body = self.call("GET", path)
+        while status == 503 and time.monotonic() < end:  # everything is being read again
+            time.sleep(0.1)
+            status, body = self.call("GET", path)
         assert status == 200, body
         return {o["metadata"]["name"] for o in body["items"]}
 

@@ -400,7 +400,11 @@ static void m_fail(struct net_stream *st, int rc, const struct err *e, void *ctx
 
 static void on_accept(struct loop_io *io, uint32_t events) {
     static const struct net_cb cb = {m_open, m_readable, m_drain, m_fail};
-    static const struct h2_cb h2cb = {s_headers, s_data, s_end, s_close, s_pull};
+    static const struct h2_cb h2cb = {.on_headers = s_headers,
+                                      .on_data = s_data,
+                                      .on_end = s_end,
+                                      .on_close = s_close,
+                                      .pull = s_pull};
     struct member *m = CONTAINER_OF(io, struct member, io);
     const struct h2_opts o = {.is_server = true,
                               .max_streams = 100,

@@ -12,6 +12,7 @@ struct check {
     void (*say)(void *ctx, const char *finding);
     void *ctx;
     size_t n_found;
+    bool pages; /* damage below the tables */
 };
 
 static void found(struct check *c, const char *what, int64_t n) {
@@ -31,6 +32,7 @@ static int pages(struct check *c, struct err *e) {
     while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
         const char *t = (const char *)sqlite3_column_text(st, 0);
         if (t && !str_eq(t, "ok")) {
+            c->pages = true;
             found(c, t, 0);
         }
     }
@@ -138,19 +140,35 @@ int store_check(int dirfd, const char *name, bool repair,
         return err_set(e, ERR_BUSY, "%s is in use by another process", name);
     }
     struct db_opts o = {NULL, path, false, 8 << 20};
-    int rc = db_open(&c.db, &o, e);
-    if (rc == 0 && (rc = db_schema(&c.db, e)) == 0) {
-        rc = look(&c, e);
+    struct err local = ERR_INIT;
+    int rc = db_open(&c.db, &o, &local);
+    if (rc == 0 && (rc = db_schema(&c.db, &local)) == 0) {
+        rc = look(&c, &local);
     }
-    if (rc == 0 && c.n_found && repair) {
+    bool pages = c.pages || rc == -ERR_CORRUPT;
+    if (c.db.h && repair && (pages || (rc == 0 && c.n_found))) {
         c.n_found = 0;
-        say(ctx, "rebuilding the index of current keys from the log");
-        rc = mend(&c, e);
+        c.pages = false;
+        err_reset(&local);
+        if (pages) {
+            say(ctx, "making the file anew from what its log still holds; the damaged one is kept "
+                     "with .damaged behind its name");
+            rc = store_mend(dirfd, name, &c.db, say, ctx, &local);
+            if (rc == 0 && (rc = db_open(&c.db, &o, &local)) == 0) {
+                rc = db_schema(&c.db, &local);
+            }
+        } else {
+            say(ctx, "rebuilding the index of current keys from the log");
+            rc = mend(&c, &local);
+        }
         if (rc == 0) {
-            rc = look(&c, e);
+            rc = look(&c, &local);
         }
     }
     db_close(&c.db);
+    if (rc < 0 && e) {
+        *e = local;
+    }
     if (rc == 0 && c.n_found) {
         return err_set(e, ERR_CORRUPT, "%s has %zu kinds of damage", name, c.n_found);
     }

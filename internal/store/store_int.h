@@ -386,6 +386,9 @@ void store_kv_bytes(struct buf *b, const struct store_kv *kv);
 /* store_snapshot.c: the same read back */
 NODISCARD int store_rev_parse(struct span key, int64_t *ret_id, bool *ret_tombstone);
 NODISCARD int store_kv_parse(struct span m, struct store_kv *ret);
+/* store_mend.c: a new file from what can be read of `own_from`, which is closed and kept as `name`.damaged */
+NODISCARD int store_mend(int dirfd, const char *name, struct db *own_from,
+                         void (*say)(void *ctx, const char *finding), void *ctx, struct err *e);
 /* store_write.c */
 void store_submit(struct store *s, struct wr *own_wr);
 void store_refuse(struct store *s, struct wr *own_wr); /* answers with own_wr->rc from the loop */

@@ -16,10 +16,14 @@ size_t grpc_begin(struct buf *b) {
 }
 
 void grpc_end(struct buf *b, size_t mark) {
+    grpc_end_with(b, mark, 0);
+}
+
+void grpc_end_with(struct buf *b, size_t mark, size_t more) {
     if (buf_ok(b) < 0) {
         return;
     }
-    size_t n = b->n - mark;
+    size_t n = b->n - mark + more;
     for (size_t i = 0; i < 4; i++) {
         b->p[mark - 4 + i] = (uint8_t)(n >> (24 - 8 * i));
     }

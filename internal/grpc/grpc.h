@@ -16,6 +16,7 @@ int grpc_frame(struct buf *b, struct span message);
 /* The same for a message that is appended between the two calls. */
 size_t grpc_begin(struct buf *b);
 void grpc_end(struct buf *b, size_t mark);
+void grpc_end_with(struct buf *b, size_t mark, size_t more); /* so many bytes of the message follow elsewhere */
 /* A status text for grpc-message, percent-encoded. */
 int grpc_message(struct buf *b, struct span text);
 

@@ -181,6 +181,7 @@ struct store_watch_msg {
     enum store_watch_kind kind;
     const struct store_event *const *events; /* whole revisions, in order */
     size_t n;
+    uint64_t share;      /* not 0: watches that are given this number are given the same events */
     int64_t rev;         /* everything up to here has been given */
     int64_t compact_rev; /* CANCELLED because of compaction: not 0 */
     int rc;              /* CANCELLED: why */

@@ -201,6 +201,7 @@ struct ebatch { /* the events of one commit */
     int64_t *prev_id;
     size_t n, cap;
     int64_t first_rev, last_rev;
+    uint64_t no; /* among the recent ones; 0: not one of them */
     size_t bytes;
 };
 struct ebatch *ebatch_new(void);
@@ -297,16 +298,30 @@ struct lease_left { /* what WR_LEFT writes */
     int64_t id, left;
 };
 
+struct wrange { /* watches of one range: a node of the treap */
+    struct wrange *left, *right, *furthest;
+    uint64_t priority;
+    struct span key, end;
+    struct list watches;
+    struct list hit; /* while a commit is delivered: these of its events are in the range */
+    const struct store_event **ev;
+    size_t n_ev, cap_ev;
+    uint64_t caught_batch, caught_share; /* the recent batch that one was given last to catch up */
+    uint8_t own[];
+};
+
 struct store_watch {
     const struct store_impl *impl;
-    struct list link; /* in synced or lagging */
+    struct list link; /* in synced, lagging or, while a commit is delivered, those that are due */
+    struct list range_link;
+    struct wrange *range;
     struct store *s;
     struct span key, end;
     store_watch_cb *cb;
     void *ctx;
-    int64_t next;
+    int64_t next; /* of one that is neither due nor lagging: this or given + 1, whichever is later */
     uint32_t filters;
-    bool prev_kv, paused, lagging, cancelled, want_progress, in_call, dead;
+    bool prev_kv, paused, lagging, due, cancelled, want_progress, in_call, dead;
     uint8_t own[];
 };
 
@@ -341,6 +356,10 @@ struct store {
     size_t pins; /* readers of the whole log, in many transactions: nothing is swept meanwhile */
     /* watches */
     struct list synced, lagging;
+    struct wrange *ranges;
+    int64_t given;     /* revision up to which those in synced have been given everything */
+    uint64_t n_shares; /* lists of events that were given to several */
+    uint64_t n_batches;
     struct list recent; /* of struct ebatch */
     size_t recent_bytes, n_watches, n_prev_watches;
     struct loop_timer pump_timer;
@@ -410,6 +429,12 @@ NODISCARD int wal_task(struct task *t);
 void wal_task_done(struct store *s, const struct task *t);
 void wal_tick(struct store *s, bool quiet);
 void wal_fini(struct store *s);
+/* store_match.c */
+void match_join(struct store *s, struct store_watch *w);
+void match_leave(struct store_watch *w);
+/* Gives each range that is concerned its events and lists it in hits; match_done forgets them. */
+void match_events(struct store *s, const struct ebatch *b, struct list *hits);
+void match_done(struct store *s, struct list *hits);
 /* store_watch.c */
 void watch_deliver(struct store *s,
                    struct ebatch *own_eb); /* after s->rev moved; NULL: revisions without events */

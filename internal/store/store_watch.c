@@ -70,7 +70,14 @@ static bool wanted(const struct store_watch *w, const struct store_event *ev) {
     return !(w->filters & (ev->type == STORE_PUT ? STORE_NO_PUT : STORE_NO_DELETE));
 }
 
+static int64_t next_of(const struct store_watch *w) {
+    bool exact = w->lagging || w->due || w->next > w->s->given;
+    return exact ? w->next : w->s->given + 1;
+}
+
 static void move(struct store_watch *w, bool lagging) {
+    w->next = next_of(w);
+    w->due = false;
     list_del(&w->link);
     list_add_tail(lagging ? &w->s->lagging : &w->s->synced, &w->link);
     w->lagging = lagging;
@@ -160,16 +167,30 @@ static int load_prev(struct store *s, struct ebatch *b, struct err *e) {
     return 0;
 }
 
+/* False: the watch is gone. */
+static bool prepare(struct store_watch *w, struct ebatch *b) {
+    struct err e = ERR_INIT;
+    int rc = w->prev_kv ? load_prev(w->s, b, &e) : 0;
+    if (rc < 0) {
+        cancel(w, rc, "etcdserver: reading previous values failed");
+    }
+    return rc == 0;
+}
+
 /* False as call(). w->next moves first: the callback may ask for it, and a pause resumes behind these events. */
+static bool give_list(struct store_watch *w, struct store_watch_msg *m) {
+    m->kind = STORE_WATCH_EVENTS;
+    if (w->next <= m->rev) {
+        w->next = m->rev + 1;
+    }
+    w->s->st.n_events += m->n;
+    return !m->n || call(w, m);
+}
+
 static bool give(struct store_watch *w, struct ebatch *b, int64_t upto) {
     struct store *s = w->s;
-    if (w->prev_kv) {
-        struct err e = ERR_INIT;
-        int rc = load_prev(s, b, &e);
-        if (rc < 0) {
-            cancel(w, rc, "etcdserver: reading previous values failed");
-            return false;
-        }
+    if (!prepare(w, b)) {
+        return false;
     }
     size_t n = 0;
     for (size_t i = 0; i < b->n; i++) {
@@ -177,17 +198,37 @@ static bool give(struct store_watch *w, struct ebatch *b, int64_t upto) {
             push(s, &n, &b->ev[i]);
         }
     }
-    if (w->next <= upto) {
-        w->next = upto + 1;
+    /* Those that catch up together are given the same, too. */
+    struct wrange *g = w->range;
+    bool all = b->no && !w->filters && w->next <= b->first_rev;
+    if (all && g->caught_batch != b->no) {
+        g->caught_batch = b->no;
+        g->caught_share = ++s->n_shares;
     }
-    if (!n) {
-        return true;
-    }
-    s->st.n_events += n;
     /* The callback may deliver nothing to others: the scratch list is this call's alone. */
-    struct store_watch_msg m = {
-        .kind = STORE_WATCH_EVENTS, .events = s->scratch, .n = n, .rev = upto};
-    return call(w, &m);
+    return give_list(
+        w, &(struct store_watch_msg){
+               .events = s->scratch, .n = n, .rev = upto, .share = all ? g->caught_share : 0});
+}
+
+/* The same for the events of its range; those who want all of them are given one list. */
+static bool give_range(struct store_watch *w, struct ebatch *b, uint64_t share) {
+    struct store *s = w->s;
+    struct wrange *g = w->range;
+    if (!prepare(w, b)) {
+        return false;
+    }
+    if (!w->filters && w->next <= g->ev[0]->kv.mod_rev) {
+        return give_list(w, &(struct store_watch_msg){
+                                .events = g->ev, .n = g->n_ev, .rev = s->rev, .share = share});
+    }
+    size_t n = 0;
+    for (size_t i = 0; i < g->n_ev; i++) {
+        if (wanted(w, g->ev[i])) {
+            push(s, &n, g->ev[i]);
+        }
+    }
+    return give_list(w, &(struct store_watch_msg){.events = s->scratch, .n = n, .rev = s->rev});
 }
 
 /* ---- commits ---- */
@@ -195,6 +236,7 @@ static bool give(struct store_watch *w, struct ebatch *b, int64_t upto) {
 static void keep_recent(struct store *s, struct ebatch *own_b) {
     own_b->bytes = own_b->a.used + own_b->cap * (sizeof(struct store_event) + sizeof(int64_t)) +
                    sizeof(*own_b);
+    own_b->no = ++s->n_batches;
     list_add_tail(&s->recent, &own_b->link);
     s->recent_bytes += own_b->bytes;
 }
@@ -208,37 +250,59 @@ static void trim_recent(struct store *s, size_t max) {
     }
 }
 
+/* Takes those of a range out of synced, whatever callbacks do to them: they may start and stop any watch. */
+static void collect_due(struct wrange *g, struct list *due) {
+    for (LIST_EACH(p, next, &g->watches)) {
+        struct store_watch *w = CONTAINER_OF(p, struct store_watch, range_link);
+        if (!w->lagging) {
+            w->next = next_of(w);
+            w->due = true;
+            list_del(&w->link);
+            list_add_tail(due, &w->link);
+        }
+    }
+}
+
+static void deliver(struct store *s, struct ebatch *b) {
+    struct list hits, due;
+    list_init(&hits);
+    list_init(&due);
+    match_events(s, b, &hits);
+    for (LIST_EACH(p, next, &hits)) {
+        collect_due(CONTAINER_OF(p, struct wrange, hit), &due);
+    }
+    s->given = s->rev;
+    const struct wrange *at = NULL;
+    while (!list_empty(&due)) {
+        struct store_watch *w = CONTAINER_OF(due.next, struct store_watch, link);
+        s->n_shares += w->range != at;
+        at = w->range;
+        move(w, false);
+        if (give_range(w, b, s->n_shares)) {
+            IGNORE_ERR(progress(w), "the watch keeps its own state");
+        }
+    }
+    match_done(s, &hits);
+}
+
 void watch_deliver(struct store *s, struct ebatch *own_eb) {
     if (!own_eb) {
         /* Nobody watched when the commit was made. Whoever started since reads the log. */
         trim_recent(s, 0);
         for (LIST_EACH(p, next, &s->synced)) {
             struct store_watch *w = CONTAINER_OF(p, struct store_watch, link);
-            if (w->next <= s->rev) {
+            if (next_of(w) <= s->rev) {
                 move(w, true);
             }
         }
     } else if (own_eb->n) {
         keep_recent(s, own_eb);
-        struct list now;
-        list_init(&now);
-        while (!list_empty(&s->synced)) { /* callbacks may start and stop any watch */
-            struct list *p = s->synced.next;
-            list_del(p);
-            list_add_tail(&now, p);
-        }
-        while (!list_empty(&now)) {
-            struct store_watch *w = CONTAINER_OF(now.next, struct store_watch, link);
-            move(w, false);
-            if (!give(w, own_eb, s->rev)) {
-                continue;
-            }
-            IGNORE_ERR(progress(w), "the watch keeps its own state");
-        }
+        deliver(s, own_eb);
         trim_recent(s, s->o.recent_bytes);
     } else {
         ebatch_free(own_eb);
     }
+    s->given = s->rev;
     if (!list_empty(&s->lagging)) {
         pump_soon(s);
     }
@@ -313,6 +377,46 @@ static struct ebatch *recent_for(struct store *s, int64_t rev) {
     return NULL;
 }
 
+static void caught_up(struct store_watch *w) {
+    if (w->next > w->s->rev) {
+        move(w, false);
+        IGNORE_ERR(progress(w), "the watch keeps its own state");
+    }
+}
+
+/* A stretch of the log, for the watch and all of its range that wait for the same. */
+static void give_log(struct store_watch *w) {
+    struct store *s = w->s;
+    struct err e = ERR_INIT;
+    struct ebatch *b = ebatch_new();
+    struct list now;
+    int64_t from = w->next, upto = s->rev;
+    int rc = read_log(w, b, &upto, &e);
+    if (rc < 0) {
+        cancel(w, rc, err_public(&e));
+        ebatch_free(b);
+        return;
+    }
+    b->no = ++s->n_batches;
+    list_init(&now);
+    for (LIST_EACH(p, next, &w->range->watches)) {
+        struct store_watch *k = CONTAINER_OF(p, struct store_watch, range_link);
+        bool same = k->lagging && k->next == from && k->filters == w->filters;
+        if (same && !k->paused && !k->cancelled) {
+            list_del(&k->link);
+            list_add_tail(&now, &k->link);
+        }
+    }
+    while (!list_empty(&now)) { /* callbacks may stop any of them */
+        struct store_watch *k = CONTAINER_OF(now.next, struct store_watch, link);
+        move(k, true);
+        if (give(k, b, upto)) {
+            caught_up(k);
+        }
+    }
+    ebatch_free(b);
+}
+
 /* One bounded step of one watch. */
 static void catch_up(struct store_watch *w) {
     struct store *s = w->s;
@@ -320,33 +424,15 @@ static void catch_up(struct store_watch *w) {
         cancel(w, -ERR_GONE, STORE_E_COMPACTED);
         return;
     }
-    if (w->next <= s->rev) {
-        struct ebatch *b = recent_for(s, w->next);
-        if (b) {
-            int64_t upto = b->link.next == &s->recent ? s->rev : b->last_rev;
-            if (!give(w, b, upto)) {
-                return;
-            }
-        } else {
-            struct err e = ERR_INIT;
-            int64_t upto = s->rev;
-            b = ebatch_new();
-            int rc = read_log(w, b, &upto, &e);
-            bool on = false;
-            if (rc < 0) {
-                cancel(w, rc, err_public(&e));
-            } else {
-                on = give(w, b, upto);
-            }
-            ebatch_free(b);
-            if (!on) {
-                return;
-            }
+    struct ebatch *b = w->next <= s->rev ? recent_for(s, w->next) : NULL;
+    if (b) {
+        if (give(w, b, b->link.next == &s->recent ? s->rev : b->last_rev)) {
+            caught_up(w);
         }
-    }
-    if (w->next > s->rev) {
-        move(w, false);
-        IGNORE_ERR(progress(w), "the watch keeps its own state");
+    } else if (w->next <= s->rev) {
+        give_log(w);
+    } else {
+        caught_up(w);
     }
 }
 
@@ -402,7 +488,9 @@ int engine_watch_start(struct store *s, const struct store_watch_req *q, store_w
     w->filters = q->filters;
     w->prev_kv = q->prev_kv;
     list_init(&w->link);
+    w->lagging = true; /* next is exact */
     move(w, w->next <= s->rev);
+    match_join(s, w);
     s->n_watches++;
     s->n_prev_watches += q->prev_kv;
     if (w->lagging) {
@@ -420,6 +508,7 @@ void engine_watch_stop(struct store_watch *w) {
         return;
     }
     list_del(&w->link);
+    match_leave(w);
     w->s->n_watches--;
     w->s->n_prev_watches -= w->prev_kv;
     if (!w->s->n_watches) {
@@ -445,7 +534,7 @@ void engine_watch_progress(struct store_watch *w) {
 }
 
 int64_t engine_watch_next_rev(const struct store_watch *w) {
-    return w->next;
+    return next_of(w);
 }
 
 void watch_fini(struct store *s) {

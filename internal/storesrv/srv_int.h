@@ -14,7 +14,9 @@ struct auth;
 struct srv_ns;
 
 enum {
-    LIM_STREAM_PENDING = 1 << 20,
+    LIM_STREAM_PENDING = 1 << 20, /* and for each watch of the stream LIM_WATCH_PENDING more */
+    LIM_WATCH_PENDING = 64 << 10,
+    LIM_STREAM_PENDING_ALL = 8 << 20,
     LIM_MESSAGE_EXTRA = 512 * 1024,
     LIM_CALLS = 65536 /* open ones of all clients, streams included */
 };
@@ -27,6 +29,13 @@ struct face { /* what a listener serves; ctx of its handler */
     struct srv_ns *ns; /* NULL: everything */
 };
 
+/* Events that were encoded for one watch and go to others as they are, until the loop sleeps. */
+struct shared {
+    uint64_t share; /* of the store's message; 0: none */
+    struct srv_ns *ns;
+    struct net_blob *events;
+};
+
 struct storesrv {
     struct loop *l;
     struct store *st;
@@ -37,6 +46,8 @@ struct storesrv {
     struct list rpcs;
     size_t n_rpcs, n_streams;
     struct buf spare; /* of rpc_buf, while no answer is being made */
+    struct shared shared[2]; /* without and with previous values */
+    struct loop_hook shared_hook;
     struct auth *auth;
     struct face face;  /* of listeners without a namespace */
     struct list faces; /* the others */
@@ -80,6 +91,7 @@ bool rpc_open(const struct rpc *c); /* an answer can still be sent */
 struct buf
 rpc_buf(struct rpc *c); /* starts a frame: append the message, then rpc_send or rpc_reply */
 void rpc_send(struct rpc *c, struct buf *own_b);  /* one message of a stream */
+void rpc_send_blob(struct rpc *c, struct buf *own_b, struct net_blob *rest); /* own_b and rest */
 void rpc_reply(struct rpc *c, struct buf *own_b); /* the one message and status OK */
 void rpc_fail(struct rpc *c, const struct err *e);
 void rpc_status(struct rpc *c, unsigned status, const char *text);
@@ -118,6 +130,7 @@ void kv_compact(struct rpc *c, struct span m);
 void watch_start(struct rpc *c);
 void watch_message(struct rpc *c, struct span m);
 void watch_end(struct rpc *c);
+void watch_forget_shared(struct storesrv *v);
 void lease_grant(struct rpc *c, struct span m);
 void lease_revoke(struct rpc *c, struct span m);
 void lease_keepalive(struct rpc *c, struct span m);

@@ -1,9 +1,11 @@
 /* gRPC calls on HTTP/2 requests: messages in, messages out, the status in trailers. */
 #include "internal/storesrv/srv_int.h"
 
+#include "internal/net/net.h"
+
 #include <stdlib.h>
 
-enum { SPARE_MAX = 32 * 1024 };
+enum { SPARE_MAX = 32 * 1024, BLOB_MIN = 512 };
 
 static const struct method methods[] = {
     {SPAN_LIT("/etcdserverpb.KV/Range"), kv_range, NULL, NULL, false},
@@ -150,6 +152,21 @@ void rpc_send(struct rpc *c, struct buf *own_b) {
     if (!write_frame(c, own_b)) {
         rpc_status(c, 8, "etcdserver: answer is too large");
     }
+}
+
+void rpc_send_blob(struct rpc *c, struct buf *own_b, struct net_blob *rest) {
+    if (c->route || rest->n < BLOB_MIN) {
+        buf_add(own_b, rest->p, rest->n);
+        rpc_send(c, own_b);
+        return;
+    }
+    grpc_end_with(own_b, 5, rest->n);
+    if (rpc_open(c)) {
+        begin(c);
+        http_write(c->r, buf_view(own_b));
+        http_write_blob(c->r, rest);
+    }
+    rpc_buf_done(c, own_b);
 }
 
 void rpc_status(struct rpc *c, unsigned status, const char *text) {

@@ -2,6 +2,8 @@
  * catch up from there later, so nothing is queued without bound. */
 #include "internal/storesrv/srv_ns.h"
 
+#include "internal/net/net.h"
+
 #include <stdlib.h>
 
 struct swatch {
@@ -18,6 +20,7 @@ struct swatch {
 struct wstream {
     struct rpc *c;
     struct list watches;
+    size_t n_watches;
     int64_t next_id;
     struct loop_timer progress_timer;
     size_t syncs_pending; /* watches that have not answered a progress request yet */
@@ -40,6 +43,7 @@ static void stop(struct swatch *w) {
         w->ws->syncs_pending--;
     }
     list_del(&w->link);
+    w->ws->n_watches--;
     store_watch_stop(w->w);
     free(w);
 }
@@ -97,6 +101,52 @@ static size_t event_bytes(const struct store_event *ev) {
     return ev->kv.key.n + ev->kv.value.n + ev->prev.key.n + ev->prev.value.n + 64;
 }
 
+void watch_forget_shared(struct storesrv *v) {
+    for (size_t i = 0; i < ARRAY_LEN(v->shared); i++) {
+        net_blob_unref(v->shared[i].events);
+        v->shared[i] = (struct shared){0};
+    }
+}
+
+static void forget_shared(void *ctx) {
+    watch_forget_shared(ctx);
+}
+
+/* The events as fields of a WatchResponse, encoded once for all watches of this range and form. NULL: too large. */
+static struct net_blob *share(struct swatch *w, const struct store_watch_msg *m) {
+    struct storesrv *v = w->ws->c->v;
+    struct shared *at = &v->shared[w->prev_kv];
+    if (at->share != m->share || at->ns != w->ws->c->ns) {
+        struct buf b = BUF_INIT((size_t)1 << 31);
+        size_t n;
+        for (size_t i = 0; i < m->n; i++) {
+            enc_event(&b, w, m->events[i]);
+        }
+        void *p = buf_take(&b, &n);
+        if (!p) {
+            buf_fini(&b);
+            return NULL;
+        }
+        net_blob_unref(at->events);
+        *at = (struct shared){m->share, w->ws->c->ns, net_blob_new(p, n)};
+        loop_before_sleep(v->l, &v->shared_hook, forget_shared, v);
+    }
+    return at->events;
+}
+
+static void send_shared(struct swatch *w, const struct store_watch_msg *m) {
+    struct rpc *c = w->ws->c;
+    struct net_blob *events = share(w, m);
+    if (!events) {
+        rpc_status(c, 8, "etcdserver: answer is too large");
+        return;
+    }
+    struct buf b = rpc_buf(c);
+    enc_header(&b, 1, c->v, m->rev);
+    wire_i64(&b, 2, w->id);
+    rpc_send_blob(c, &b, events);
+}
+
 /* One response, or with fragments as many as keep each near the request limit. */
 static void send_events(struct swatch *w, const struct store_watch_msg *m) {
     struct rpc *c = w->ws->c;
@@ -129,6 +179,12 @@ static void sync_answer(struct wstream *ws) {
     }
 }
 
+/* What waits for many watches of one range is in memory once. */
+static size_t pending_max(const struct wstream *ws) {
+    size_t n = LIM_STREAM_PENDING + ws->n_watches * LIM_WATCH_PENDING;
+    return n < LIM_STREAM_PENDING_ALL ? n : LIM_STREAM_PENDING_ALL;
+}
+
 static int on_watch(void *ctx, struct store_watch *sw, const struct store_watch_msg *m) {
     struct swatch *w = ctx;
     struct wstream *ws = w->ws;
@@ -138,7 +194,11 @@ static int on_watch(void *ctx, struct store_watch *sw, const struct store_watch_
     switch (m->kind) {
     case STORE_WATCH_EVENTS:
         w->quiet = false;
-        send_events(w, m);
+        if (m->share && !w->fragment && !(w->prev_kv && w->bare_rev)) {
+            send_shared(w, m);
+        } else {
+            send_events(w, m);
+        }
         break;
     case STORE_WATCH_PROGRESS:
         if (w->sync_pending) {
@@ -162,7 +222,7 @@ static int on_watch(void *ctx, struct store_watch *sw, const struct store_watch_
         rpc_unref(c);
         return 0;
     }
-    if (c->state && rpc_pending(c) > LIM_STREAM_PENDING) {
+    if (c->state && rpc_pending(c) > pending_max(ws)) {
         ws->paused = true;
         c->v->n_slow++;
         out = STORE_WATCH_PAUSE;
@@ -307,6 +367,7 @@ static void create(struct wstream *ws, struct span m) {
     }
     list_init(&w->link);
     list_add_tail(&ws->watches, &w->link);
+    ws->n_watches++;
     if (k.progress && !loop_timer_active(&ws->progress_timer)) {
         loop_timer_start(v->l, &ws->progress_timer, v->o.progress_ns, tick, "watch-progress");
     }

@@ -123,6 +123,8 @@ void storesrv_free(struct storesrv *v) {
     free_list(v->client_urls, v->o.n_client_urls);
     free_list(v->peer_urls, v->o.n_peer_urls);
     buf_fini(&v->spare);
+    loop_hook_cancel(&v->shared_hook);
+    watch_forget_shared(v);
     compactor_fini(&v->compactor);
     auth_free(v->auth);
     while (!list_empty(&v->faces)) {

@@ -85,6 +85,7 @@ int cmd_hostlet(struct cmdctx *c, struct err *e) {
     if (rc == 0 && port) {
         rc = tls_server_config_new(&server_tls, buf_view(&cert.cert_pem), buf_view(&cert.key_pem),
                                    buf_view(&cert.ca_pem), TLS_CLIENT_REQUIRED, e);
+        h.id.server_tls = server_tls;
     }
     if (rc == 0) {
         const char *ips[] = {ip};

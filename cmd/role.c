@@ -98,6 +98,10 @@ static void renewed(void *ctx, int rc, struct key_identity *id, const struct err
     struct err mine = ERR_INIT;
     if (rc >= 0) {
         rc = tls_config_set_cert(ri->tls, buf_view(&id->cert_pem), buf_view(&id->key_pem), &mine);
+        if (rc >= 0 && ri->server_tls) {
+            rc = tls_config_set_cert(ri->server_tls, buf_view(&id->cert_pem),
+                                     buf_view(&id->key_pem), &mine);
+        }
         e = &mine;
     }
     if (rc < 0) {

@@ -34,7 +34,7 @@ struct role_identity {
     struct role *role;
     struct keyclient *keys; /* asked for the next certificate */
     bool own_keys;
-    struct tls_config *tls;
+    struct tls_config *tls, *server_tls; /* server_tls: borrowed, gets each new certificate too; NULL: none */
     struct kclient *client;
     struct loop_timer renew;
     char *scope, *cn;

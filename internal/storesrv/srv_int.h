@@ -13,6 +13,7 @@ struct wstream;
 struct auth;
 struct srv_ns;
 
+enum { GRPC_CODES = 17, LIM_METHODS = 64 };
 enum {
     LIM_STREAM_PENDING = 1 << 20, /* and for each watch of the stream LIM_WATCH_PENDING more */
     LIM_WATCH_PENDING = 64 << 10,
@@ -55,7 +56,10 @@ struct storesrv {
     struct map owners; /* store's lease id, 8 bytes big endian → struct srv_ns */
     struct loop_timer compact_timer;
     struct compactor compactor;
-    uint64_t n_rpc_ok, n_rpc_failed, n_slow, applied;
+    uint64_t n_slow, n_healthy, n_unhealthy, started_wall_ns;
+    struct {
+        uint64_t started, ended[GRPC_CODES];
+    } calls[LIM_METHODS]; /* by srv_method_at */
 };
 
 struct method {
@@ -100,6 +104,7 @@ size_t rpc_pending(const struct rpc *c);
 void srv_on_grpc(const struct face *f, struct http_req *r);
 struct rpc *rpc_new(const struct face *f, struct http_req *r, const struct method *m);
 const struct method *srv_method(struct span path);
+const struct method *srv_method_at(size_t i); /* NULL: behind the last */
 
 /* ---- srv_codec.c ---- */
 void enc_header(struct buf *b, uint32_t no, const struct storesrv *v, int64_t rev);

@@ -59,6 +59,12 @@ static const struct method methods[] = {
     {SPAN_LIT("/etcdserverpb.Auth/RoleRevokePermission"), auth_role_revoke, NULL, NULL, false},
 };
 
+_Static_assert(ARRAY_LEN(methods) <= LIM_METHODS, "room to count them");
+
+const struct method *srv_method_at(size_t i) {
+    return i < ARRAY_LEN(methods) ? &methods[i] : NULL;
+}
+
 const struct method *srv_method(struct span path) {
     for (size_t i = 0; i < ARRAY_LEN(methods); i++) {
         if (span_eq(path, methods[i].path)) {
@@ -174,11 +180,7 @@ void rpc_status(struct rpc *c, unsigned status, const char *text) {
         return;
     }
     c->finished = true;
-    if (status) {
-        c->v->n_rpc_failed++;
-    } else {
-        c->v->n_rpc_ok++;
-    }
+    c->v->calls[c->m - methods].ended[status < GRPC_CODES ? status : 2]++;
     if (c->route) {
         gateway_status(c, status, text);
         drop(c);
@@ -338,6 +340,7 @@ struct rpc *rpc_new(const struct face *f, struct http_req *r, const struct metho
     list_init(&c->link);
     list_add_tail(&v->rpcs, &c->link);
     v->n_rpcs++;
+    v->calls[m - methods].started++;
     grpc_reader_init(&c->in);
     grpc_reader_set_max(&c->in, (size_t)v->o.max_request_bytes + LIM_MESSAGE_EXTRA);
     http_req_on_close(r, on_close, c);

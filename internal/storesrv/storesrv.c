@@ -91,6 +91,7 @@ int storesrv_new(struct loop *l, struct store *s, const struct storesrv_opts *o,
     v->cluster_id = o->cluster_id;
     v->member_id = o->member_id;
     v->face.v = v;
+    v->started_wall_ns = clock_wall_ns();
     list_init(&v->rpcs);
     list_init(&v->faces);
     list_init(&v->namespaces);

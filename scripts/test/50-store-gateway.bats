@@ -113,3 +113,19 @@ same() {
     kill $observer || true
     [ "$(jq -r .result.kv.value "$WORK/observed" | tr '\n' ' ')" = "YQ== YWE= Yg== " ]
 }
+
+@test "probes say what etcd's say" {
+    local u=http://127.0.0.1:$PORT
+    [ "$(curl -s "$u/livez")" = ok ]
+    [ "$(curl -s "$u/readyz?verbose")" = $'[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\nok' ]
+    [ "$(curl -s "$u/livez/serializable_read")" = ok ]
+    [ "$(curl -s -o /dev/null -w '%{http_code}' "$u/livez/nothing")" = 404 ]
+    curl -s "$u/v3/maintenance/alarm" -d '{"action":"ACTIVATE","alarm":"CORRUPT"}' >/dev/null
+    [ "$(curl -s "$u/readyz")" = $'[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n[+]linearizable_read ok' ]
+    [ "$(curl -s "$u/readyz?exclude=data_corruption")" = ok ]
+    [ "$(curl -s "$u/health")" = '{"health":"false","reason":"ALARM CORRUPT"}' ]
+    [ "$(curl -s "$u/health?exclude=CORRUPT")" = '{"health":"true","reason":""}' ]
+    curl -s "$u/v3/maintenance/alarm" -d '{"action":"DEACTIVATE","alarm":"CORRUPT"}' >/dev/null
+    curl -s "$u/metrics" | grep -q '^grpc_server_handled_total{grpc_code="OK",grpc_method="Alarm"'
+    curl -s "$u/metrics" | grep -q '^process_resident_memory_bytes [1-9]'
+}

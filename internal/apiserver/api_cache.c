@@ -433,6 +433,7 @@ static void load_failed(struct apiserver *a, const struct err *e) {
 static void on_scanned(void *ctx, int rc, int64_t rev, const struct err *e) {
     struct apiserver *a = ctx;
     struct err mine = ERR_INIT;
+    a->scanning = false;
     if (rc >= 0 && !a->closing) {
         const struct store_watch_req q = {.key = all_keys, .end = all_end, .start_rev = rev + 1};
         rc = store_watch_start(a->store, &q, on_store_events, a, &a->watch, &mine);
@@ -452,12 +453,19 @@ static void on_scanned(void *ctx, int rc, int64_t rev, const struct err *e) {
         take_fresh(a, &a->res[i], rev);
     }
     a->reloading = false;
-    api_boot_start(a); /* another history may lack them */
+    if (a->n_boot_pending == 0) {
+        api_boot_start(a); /* another history may lack them */
+    }
 }
 
 int api_cache_load(struct apiserver *a, struct err *e) {
+    if (a->scanning) {
+        return 0;
+    }
     store_watch_stop(TAKE(a->watch));
-    return store_scan(a->store, all_keys, all_end, on_scan, on_scanned, a, e);
+    int rc = store_scan(a->store, all_keys, all_end, on_scan, on_scanned, a, e);
+    a->scanning = rc >= 0;
+    return rc;
 }
 
 static void on_load_timer(struct loop_timer *t) {

@@ -448,6 +448,7 @@ struct apiserver {
     uint16_t advertise_port;
     bool farm, anonymous, ready, stopping;
     bool closing;     /* the store takes nothing more */
+    bool scanning;    /* everything is being read */
     bool reloading;   /* the cache may be older than what was answered: nothing is served from it */
     bool boot_failed; /* some of the first objects were not written */
     struct span *sa_pems;

@@ -164,6 +164,10 @@ static void on_committed(void *ctx, struct store_txn *t, int rc, const struct er
         rc = err_set(&why, ERR_CONFLICT, "the object has been modified");
         e = &why;
     }
+    if (rc == -ERR_NOT_FOUND && k->res == c->a->events) {
+        c->a->event_lease =
+            0; /* it went with an etcd that was restored: the next event takes a new one */
+    }
     if (rc >= 0 && k->value.p != NULL) {
         struct api_obj *cached = api_cache_get(k->res, span_str(k->key));
         if (cached != NULL && cached->rv == t->rev) {

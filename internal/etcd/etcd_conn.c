@@ -209,9 +209,13 @@ void econn_drained(struct etcd *s) {
 
 static void on_readable(struct net_stream *st, void *ctx) {
     struct etcd *s = ctx;
-    for (int i = 0; i < READS; i++) {
+    for (int i = 0;; i++) {
         struct err e = ERR_INIT;
         const char *why = "";
+        if (i == READS) {
+            net_kick(st); /* others have their turn; TLS may hold bytes that no event announces */
+            break;
+        }
         ssize_t n = net_read(st, s->rx, RX_BYTES, &e);
         if (n == -ERR_AGAIN) {
             break;

@@ -343,6 +343,7 @@ static void tenant_answered(void *ctx, int rc, struct json *t, const struct err 
         json_set(d, o, "etcdTLS", json_copy(d, json_root(c->etcd_tls)));
     }
     super_call(c->h->super, SUPER_RUN, o, run_answered, q);
+    json_doc_free(TAKE(c->etcd_tls));
 }
 
 /* The process has a root directory of its own: what the volume for its etcd holds goes along as data. */

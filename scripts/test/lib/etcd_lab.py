@@ -48,7 +48,7 @@ class Member:
 
 
 class Cluster:
-    def __init__(self, n=1, version="3.4", tls=(), start=True):
+    def __init__(self, n=1, version=os.environ.get("ETCD_VERSION", "3.4"), tls=(), start=True):
         self.version, self.tls = version, list(tls)
         self.dir = tempfile.mkdtemp(prefix="kf-etcd-")
         self.ports, self.peers = [free_port() for _ in range(n)], [free_port() for _ in range(n)]

@@ -124,6 +124,10 @@ class Api:
 
     def __init__(self, pki, port=API_PORT):
         self.context, self.port = pki.context(), port
+        self.forget()
+
+    def forget(self):
+        """The server was started anew: its connections are."""
         self.local = threading.local()
 
     def connection(self, timeout):
@@ -306,6 +310,8 @@ class Cluster:
         }
         p = self.run(name, [os.path.join(self.bin, "kube-apiserver"), *(f"--{k}={v}" for k, v in flags.items())])
         self.wait_ready(p, Api(self.pki, port), 120)
+        if port == API_PORT:
+            self.api.forget()
         return time.monotonic() - p.started
 
     @staticmethod

@@ -131,7 +131,8 @@ bool wal_due(const struct store *s, bool idle) {
         return false;
     }
     bool ready = w->passes && rest(s) && (rest(s) <= REST || w->passes >= PASSES);
-    return (!w->stuck && (ready || w->frames >= w->most)) || (idle && w->shrink);
+    bool most = rest(s) && w->frames >= w->most;
+    return (!w->stuck && (ready || most)) || (idle && w->shrink);
 }
 
 int wal_task(struct task *t) {
@@ -147,6 +148,10 @@ int wal_task(struct task *t) {
 
 void wal_task_done(struct store *s, const struct task *t) {
     learn(s, t->seen, t->moved, t->rc);
+    if (t->rc == 0 &&
+        t->moved >= t->seen) { /* all there was; of an emptied WAL SQLite says 0 of 0 */
+        s->wal.moved = s->wal.frames;
+    }
     if (t->shrink) {
         s->wal.shrink = false;
     }

@@ -338,3 +338,23 @@ TEST(store, other_programs_find_it_locked) {
     ASSERT_OK(box_put(&b, "x", "y", 0, &e), &e);
     box_fini(&b);
 }
+
+/* After a checkpoint that emptied the WAL there is nothing due: it was asked for again and again, and nothing else done. */
+TEST(store, emptied_wal_is_at_rest) {
+    struct box b = {0};
+    struct err e = ERR_INIT;
+    box_open(&b);
+    for (int i = 0; i < 5; i++) {
+        ASSERT_OK(box_put(&b, "k", "v", 0, &e), &e);
+    }
+    ASSERT(b.s->wal.frames > b.s->wal.moved);
+    b.s->wal.passes = 1;
+    b.s->wal.shrink = true;
+    store_kick(b.s);
+    for (int i = 0; i < 50 && (b.s->busy || wal_due(b.s, true)); i++) {
+        ASSERT_OK(loop_step(b.l, 10 * NS_PER_MS, &e), &e);
+    }
+    ASSERT(!b.s->busy && !wal_due(b.s, true));
+    ASSERT_OK(box_compact(&b, store_rev(b.s), &e), &e); /* physical: a sweep has its turn */
+    box_fini(&b);
+}

@@ -107,6 +107,10 @@ lin_prog_c := $(filter-out internal/lin/fault_sys.c,$(lin_c))
 $(B)/check/kfarm-lin: $(call objs,rel,$(lin_prog_c) $(lib_c)) | $(B)/deps.stamp
 	$(call say,link,$@)mkdir -p $(@D); musl-gcc -static -no-pie -g -Wl,--gc-sections -o $@ $(filter %.o,$^) $(rel_libs)
 
+# The product with the sanitizers.
+$(B)/check/kfarm: $(call objs,check,$(cmd_c)) $(B)/check/libkfarm.a
+	$(call say,link,$@)mkdir -p $(@D); gcc $(asan) -o $@ $^ $(glibc_libs)
+
 $(B)/check/kfarm-faulty-store: $(call objs,rel,$(cmd_c) $(lib_c) internal/lin/fault_sys.c) | $(B)/deps.stamp
 	$(call say,link,$@)mkdir -p $(@D); musl-gcc -static -no-pie -g -Wl,--gc-sections -Wl,-z,stack-size=1048576 \
 	  $(wrapped:%=-Wl,--wrap=%) -o $@ $(filter %.o,$^) $(rel_libs)

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=${1:-5000}
-export SEED=${2:-$((RANDOM * 32768 + RANDOM + 1))} SCALE=$(((rounds + 509) / 510))
-echo "seed $SEED, $((SCALE * 510)) rounds"
+export SEED=${2:-$((RANDOM * 32768 + RANDOM + 1))} SCALE=$(((rounds + 539) / 540))
+echo "seed $SEED, $((SCALE * 540)) rounds"
 make -j"$(nproc)" all
 exec scripts/test/55-store-lin.sh

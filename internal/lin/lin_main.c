@@ -91,8 +91,10 @@ static bool scenario(struct lin_opts *o, unsigned rounds, unsigned no) {
         fflush(stdout);
     }
     bool good = o->scenario == LIN_S_LIE ? s.bad > 0 : s.bad == 0;
-    printf("%s %u store %s: %u rounds from seed %llu\n", !good ? "not ok" : "ok", no,
-           lin_scenario_names[o->scenario], done, (unsigned long long)first);
+    printf("%s %u store %s: %u rounds of %s from seed %llu\n", !good ? "not ok" : "ok", no,
+           lin_scenario_names[o->scenario], done,
+           o->scenario == LIN_S_KILL || o->scenario == LIN_S_STOP ? o->kfarm : o->faulty,
+           (unsigned long long)first);
     printf("#   %lu operations, %lu of unknown outcome, %lu watched events, %lu starts; %lu power "
            "losses, "
            "%lu failed calls, %lu pages lost, %lu checkpointed; %.1f s\n",
@@ -135,15 +137,20 @@ int main(int argc, char **argv) {
     o.faulty = argv[3];
     o.keep = argv[4];
     bool fine = true;
-    printf("1..%d\n", argc - 6);
+    unsigned no = 0;
     for (int i = 6; i < argc; i++) {
         int which;
         unsigned rounds;
+        if (span_starts(span_str(argv[i]), "kfarm=")) {
+            o.kfarm = argv[i] + 6;
+            continue;
+        }
         if (parse(span_str(argv[i]), &which, &rounds) < 0) {
             return usage();
         }
         o.scenario = (enum lin_scenario)which;
-        fine &= scenario(&o, rounds, (unsigned)i - 5);
+        fine &= scenario(&o, rounds, ++no);
     }
+    printf("1..%u\n", no);
     return fine ? 0 : 1;
 }

@@ -123,7 +123,7 @@ static void broken(struct round *r) {
     c->tear_rate = round_luck(r, 2) ? 500000 : 0;
     c->sync_rate = kind != 0 && kind != 4 ? rate : 0;
     c->write_rate = kind == 0 || kind == 3 ? rate : 0;
-    c->read_rate = kind == 4 ? rate / 10 : 0;
+    c->read_rate = kind == 4 ? rate / (1 + round_luck(r, 10)) : 0;
     r->server.troubled = true;
     note(r, "the disk fails", (long)kind);
     arm(r, 20000);

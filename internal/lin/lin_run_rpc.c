@@ -53,6 +53,9 @@ static void on_end(struct http_call *call, int rc, const struct err *e, void *ct
     if (code < 0 && e && e->code == ERR_TIMEOUT) {
         round_fail(c->r, "no answer within a minute");
     }
+    if (code == 0 && !c->last.n) {
+        round_fail(c->r, "an answer without a message");
+    }
     c->call = NULL;
     rpc_done *done = c->done;
     struct buf last = c->last;

@@ -108,7 +108,8 @@ int server_start(struct server *s, struct err *e) {
                                : "--experimental-enable-lease-checkpoint",
                           slow ? NULL : "--experimental-enable-lease-checkpoint-persist",
                           NULL};
-    const char *envp[] = {"PATH=/usr/bin:/bin", "KF_FAULT_FD=4", NULL};
+    const char *envp[] = {"PATH=/usr/bin:/bin", "KF_FAULT_FD=4", "ASAN_OPTIONS=detect_leaks=0",
+                          NULL};
     AUTO_FD int log = sys_open(AT_FDCWD, s->log, O_WRONLY | O_CREAT | O_APPEND, 0600, e);
     if (log < 0) {
         return log;

@@ -8,7 +8,8 @@
 #include <stdlib.h>
 
 enum {
-    SWEEP_ROWS = 512, /* log rows a slice looks at */
+    SWEEP_ROWS = 64, /* with something to do: read, then done */
+    SWEEP_LOOK = 1024,
     VACUUM_PAGES = 128,
 };
 #define IDLE_NS (2 * NS_PER_S)
@@ -43,8 +44,7 @@ struct sweep_row {
     struct span key;
 };
 
-/* A row at or before the compacted revision makes the row before it unreachable; a deletion before it makes itself
- * unreachable. The deletion at the compacted revision itself stays: a watch may start there. */
+/* Looks at some rows from t->swept on, which moves, and keeps those that have to do. 1: there are more. */
 static int sweep_rows(struct task *t, int64_t compact, struct sweep_row *rows, size_t *ret_n,
                       struct arena *a) {
     struct db *d = &t->s->wr.db;
@@ -54,53 +54,69 @@ static int sweep_rows(struct task *t, int64_t compact, struct sweep_row *rows, s
     }
     sqlite3_bind_int64(st, 1, t->swept);
     sqlite3_bind_int64(st, 2, id_of(compact + 1, 0));
-    sqlite3_bind_int64(st, 3, SWEEP_ROWS);
-    size_t n = 0;
-    int rc, out = 0;
-    while ((rc = sqlite3_step(st)) == SQLITE_ROW && n < SWEEP_ROWS) {
-        struct sweep_row *r = &rows[n++];
-        *r = (struct sweep_row){sqlite3_column_int64(st, 0), sqlite3_column_int64(st, 1),
-                                sqlite3_column_int64(st, 2), arena_copy(a, db_col_span(st, 3))};
+    sqlite3_bind_int64(st, 3, SWEEP_LOOK);
+    size_t n = 0, looked = 0;
+    int rc = SQLITE_DONE, out = 0;
+    while (n < SWEEP_ROWS && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+        struct sweep_row r = {sqlite3_column_int64(st, 0), sqlite3_column_int64(st, 1),
+                              sqlite3_column_int64(st, 2), SPAN_EMPTY};
+        looked++;
+        t->swept = r.id + 1;
+        if (r.prev || !r.ver) {
+            r.key = arena_copy(a, db_col_span(st, 3));
+            rows[n++] = r;
+        }
     }
     if (rc != SQLITE_ROW && rc != SQLITE_DONE) {
         out = db_fail(d, rc, "reading revisions to remove", &t->err);
     }
     sqlite3_reset(st);
     *ret_n = n;
-    return out;
+    return out < 0 ? out : n == SWEEP_ROWS || looked == SWEEP_LOOK;
+}
+
+/* A row at or before the compacted revision makes the row before it unreachable; a deletion before it makes itself
+ * unreachable. The deletion at the compacted revision itself stays: a watch may start there. */
+static int sweep_row(struct task *t, int64_t compact, const struct sweep_row *r) {
+    struct db *d = &t->s->wr.db;
+    int rc = 0;
+    if (r->prev) {
+        rc = del_id(d, r->prev, &t->err);
+        if (rc == 0) { /* lists of earlier revisions that begin here go as well */
+            rc = with_key(d, ST_HIST_DEL, r->key, r->prev, &t->err);
+        }
+        if (rc == 0) {
+            rc = with_key(d, ST_CUR_TRIM, r->key, r->id, &t->err);
+        }
+    }
+    if (rc == 0 && !r->ver && id_rev(r->id) < compact) {
+        rc = del_id(d, r->id, &t->err);
+        if (rc == 0) {
+            rc = with_key(d, ST_CUR_DEL, r->key, r->id, &t->err);
+        }
+    }
+    return rc;
 }
 
 static int sweep_slice(struct task *t, int64_t compact) {
-    struct db *d = &t->s->wr.db;
     struct sweep_row *rows = mem_array(NULL, SWEEP_ROWS, sizeof(*rows), SWEEP_ROWS);
     struct arena a = ARENA_INIT((size_t)1 << 30);
-    size_t n = 0, i = 0;
-    int rc =
-        rows ? sweep_rows(t, compact, rows, &n, &a) : err_set(&t->err, ERR_NOMEM, "compaction");
     uint64_t t0 = clock_ns();
-    for (; i < n && rc == 0 && clock_ns() - t0 < SLICE_NS; i++) {
-        struct sweep_row *r = &rows[i];
-        if (r->prev) {
-            rc = del_id(d, r->prev, &t->err);
-            if (rc == 0) { /* lists of earlier revisions that begin here go as well */
-                rc = with_key(d, ST_HIST_DEL, r->key, r->prev, &t->err);
-            }
-            if (rc == 0) {
-                rc = with_key(d, ST_CUR_TRIM, r->key, r->id, &t->err);
-            }
+    int rc = rows ? 1 : err_set(&t->err, ERR_NOMEM, "compaction");
+    while (rc > 0 && clock_ns() - t0 < SLICE_NS) {
+        size_t n = 0;
+        int more = sweep_rows(t, compact, rows, &n, &a);
+        rc = more;
+        for (size_t i = 0; i < n && rc >= 0; i++) {
+            int one = sweep_row(t, compact, &rows[i]);
+            rc = one < 0 ? one : more;
         }
-        if (rc == 0 && !r->ver && id_rev(r->id) < compact) {
-            rc = del_id(d, r->id, &t->err);
-            if (rc == 0) {
-                rc = with_key(d, ST_CUR_DEL, r->key, r->id, &t->err);
-            }
-        }
-        t->swept = r->id + 1;
+        arena_reset(&a);
     }
-    t->more = i < n || n == SWEEP_ROWS;
+    t->more = rc > 0;
     free(rows);
     arena_fini(&a);
-    return rc;
+    return rc < 0 ? rc : 0;
 }
 
 static int sweep(struct task *t) {
@@ -145,12 +161,14 @@ static int vacuum(struct task *t) {
 static void task_run(struct loop_work *lw) {
     struct task *t = CONTAINER_OF(lw, struct task, w);
     struct db *d = &t->s->wr.db;
+    store_vfs_lazy(t->s->vfs, t->kind != TASK_CHECKPOINT); /* what is lost is done again */
     switch (t->kind) {
     case TASK_CHECKPOINT: t->rc = wal_task(t); break;
     case TASK_SWEEP: t->rc = sweep(t); break;
     case TASK_VACUUM: t->rc = vacuum(t); break;
     case TASK_MAX_: break;
     }
+    store_vfs_lazy(t->s->vfs, false);
     int64_t pages = 0, free_pages = 0;
     struct err e = ERR_INIT;
     if (t->rc == 0 && (t->rc = db_i64(d, ST_PAGE_COUNT, &pages, &e)) == 0 &&

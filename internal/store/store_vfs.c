@@ -37,6 +37,7 @@ struct store_vfs {
     int n_shm;
     unsigned n_shm_users;
     sqlite3_int64 wal_size; /* of the file: zeros or frames up to here */
+    bool lazy;
 };
 
 /* The real file follows in the same allocation. */
@@ -344,9 +345,16 @@ static int wal_read(sqlite3_file *f, void *p, int n, sqlite3_int64 at) {
     return rc != SQLITE_OK ? rc : v_read(f, p, n, at);
 }
 
+/* Lazy commits are written but wait for the next one's sync. A checkpoint, on whatever connection, has nothing to write and
+ * so syncs; and a header must be on the disk before any frame of its round. */
 static int wal_sync(sqlite3_file *f, int flags) {
+    struct vfile *me = of(f);
+    bool frames = me->held.n && me->held_at >= WAL_HEADER;
     int rc = wal_flush(f);
-    return rc != SQLITE_OK ? rc : v_sync(f, flags);
+    struct store_vfs *v = enter(f);
+    bool later = v->lazy && frames;
+    leave(v, SQLITE_OK);
+    return rc != SQLITE_OK || later ? rc : v_sync(f, flags);
 }
 
 static int wal_file_size(sqlite3_file *f, sqlite3_int64 *ret) {
@@ -480,6 +488,12 @@ uint64_t store_vfs_wal_bytes(struct store_vfs *v) {
     uint64_t n = (uint64_t)v->wal_size;
     leave(v, SQLITE_OK);
     return n;
+}
+
+void store_vfs_lazy(struct store_vfs *v, bool lazy) {
+    sqlite3_mutex_enter(v->lock);
+    v->lazy = lazy;
+    leave(v, SQLITE_OK);
 }
 
 void store_vfs_free(struct store_vfs *v) {

@@ -19,7 +19,8 @@ enum {
     LIM_WATCH_PENDING = 64 << 10,
     LIM_STREAM_PENDING_ALL = 8 << 20,
     LIM_MESSAGE_EXTRA = 512 * 1024,
-    LIM_CALLS = 65536 /* open ones of all clients, streams included */
+    LIM_CALLS = 65536,  /* open ones of all clients, streams included */
+    LIM_WATCHES = 1000000 /* of all streams */
 };
 enum { RAFT_TERM = 2 };
 #define ETCD_VERSION "3.5.16" /* the etcd whose API and texts these are */

@@ -21,6 +21,7 @@ struct wstream {
     struct rpc *c;
     struct list watches;
     size_t n_watches;
+    struct map by_id; /* of streams that have had many */
     int64_t next_id;
     struct loop_timer progress_timer;
     size_t syncs_pending; /* watches that have not answered a progress request yet */
@@ -28,7 +29,16 @@ struct wstream {
     bool delivering;
 };
 
+enum { LOOK_THROUGH = 32 };
+
+static struct span id_key(const int64_t *id) {
+    return span_of(id, sizeof(*id));
+}
+
 static struct swatch *find(struct wstream *ws, int64_t id) {
+    if (ws->by_id.n_slots) {
+        return map_get(&ws->by_id, id_key(&id));
+    }
     for (LIST_EACH(p, next, &ws->watches)) {
         struct swatch *w = CONTAINER_OF(p, struct swatch, link);
         if (w->id == id) {
@@ -38,12 +48,29 @@ static struct swatch *find(struct wstream *ws, int64_t id) {
     return NULL;
 }
 
+static void add(struct wstream *ws, struct swatch *w) {
+    list_init(&w->link);
+    list_add_tail(&ws->watches, &w->link);
+    ws->n_watches++;
+    if (ws->by_id.n_slots) {
+        map_put(&ws->by_id, id_key(&w->id), w);
+    } else if (ws->n_watches > LOOK_THROUGH) {
+        for (LIST_EACH(p, next, &ws->watches)) {
+            struct swatch *x = CONTAINER_OF(p, struct swatch, link);
+            map_put(&ws->by_id, id_key(&x->id), x);
+        }
+    }
+}
+
 static void stop(struct swatch *w) {
     if (w->sync_pending) {
         w->ws->syncs_pending--;
     }
     list_del(&w->link);
     w->ws->n_watches--;
+    if (w->ws->by_id.n_slots) {
+        map_del(&w->ws->by_id, id_key(&w->id));
+    }
     store_watch_stop(w->w);
     free(w);
 }
@@ -56,6 +83,7 @@ static void drop(struct rpc *c) {
         stop(CONTAINER_OF(ws->watches.next, struct swatch, link));
     }
     c->v->n_streams--;
+    map_fini(&ws->by_id);
     free(ws);
 }
 
@@ -346,6 +374,12 @@ static void create(struct wstream *ws, struct span m) {
         refuse_watch(ws, -1, "mvcc: duplicate watch ID provided on the WatchStream");
         return;
     }
+    struct store_stat st;
+    store_stat(v->st, &st);
+    if (st.n_watches >= LIM_WATCHES) {
+        refuse_watch(ws, -1, "etcdserver: too many requests");
+        return;
+    }
     int64_t id = k.id;
     if (!id) {
         while (find(ws, ws->next_id)) {
@@ -365,9 +399,7 @@ static void create(struct wstream *ws, struct span m) {
         refuse_watch(ws, -1, err_public(&e));
         return;
     }
-    list_init(&w->link);
-    list_add_tail(&ws->watches, &w->link);
-    ws->n_watches++;
+    add(ws, w);
     if (k.progress && !loop_timer_active(&ws->progress_timer)) {
         loop_timer_start(v->l, &ws->progress_timer, v->o.progress_ns, tick, "watch-progress");
     }

@@ -174,7 +174,7 @@ static void turn(struct loop *l, struct store *st, int fd) {
 }
 
 FUZZ(storesrv_server)(const uint8_t *p, size_t n) {
-    char dir[] = "/tmp/kf-fuzz-XXXXXX";
+    char dir[] = "/dev/shm/kf-fuzz-XXXXXX"; /* memory: thousands of stores are made */
     struct loop *l;
     struct store *st;
     struct storesrv *v;

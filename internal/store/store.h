@@ -222,7 +222,11 @@ void store_lease_revoke(struct store *s, int64_t id, store_done *done, void *ctx
 /* Revisions before `rev` become unreadable when `done` says so; the space comes back in small steps behind it.
  * physical: `done` waits for these. */
 void store_compact(struct store *s, int64_t rev, bool physical, store_done *done, void *ctx);
-enum { STORE_ALARM_NOSPACE = 1u << 1, STORE_ALARM_CORRUPT = 1u << 2 }; /* bit = etcd's AlarmType */
+/* Bit = etcd's AlarmType; shifted by STORE_ALARM_ALL: raised for member 0, which stands for all, and taken back for it. */
+enum { STORE_ALARM_NOSPACE = 1u << 1, STORE_ALARM_CORRUPT = 1u << 2, STORE_ALARM_ALL = 8 };
+static inline bool store_alarmed(uint32_t alarms, uint32_t alarm) {
+    return alarms & (alarm | alarm << STORE_ALARM_ALL);
+}
 struct store_stat {
     int64_t rev, compact_rev;
     uint64_t db_bytes, in_use_bytes, wal_bytes, quota_bytes;

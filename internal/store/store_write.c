@@ -22,14 +22,14 @@ struct wr *wr_new(enum wr_kind k, size_t extra) {
 
 static bool no_space(struct batch *b, uint64_t cost) {
     struct store *s = b->s;
-    return (s->wr.alarms & STORE_ALARM_NOSPACE) ||
+    return store_alarmed(s->wr.alarms, STORE_ALARM_NOSPACE) ||
            s->wr.pages * s->page_size + cost >= s->o.quota_bytes;
 }
 
 /* Over quota: the alarm is raised durably and everything that grows the file is refused until it is taken back. */
 static int refuse_space(struct batch *b, struct err *e) {
     struct store *s = b->s;
-    if (!(s->wr.alarms & STORE_ALARM_NOSPACE)) {
+    if (!store_alarmed(s->wr.alarms, STORE_ALARM_NOSPACE)) {
         struct err local = ERR_INIT;
         uint32_t bits = s->wr.alarms | STORE_ALARM_NOSPACE;
         int rc = db_meta_set(&s->wr.db, "alarms", bits, &local);
@@ -191,7 +191,7 @@ static int run_left(struct batch *b, struct wr *w) {
 
 /* With the CORRUPT alarm nothing of the keys may change any more, as in etcd. */
 static bool frozen(const struct batch *b, const struct wr *w) {
-    if (!(b->s->wr.alarms & STORE_ALARM_CORRUPT)) {
+    if (!store_alarmed(b->s->wr.alarms, STORE_ALARM_CORRUPT)) {
         return false;
     }
     return w->kind == WR_GRANT || w->kind == WR_REVOKE || w->kind == WR_COMPACT ||

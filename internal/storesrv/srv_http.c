@@ -25,8 +25,8 @@ static bool excluded(struct http_req *r, const char *name) {
 static void health(struct storesrv *v, struct http_req *r) {
     struct store_stat st;
     store_stat(v->st, &st);
-    bool space = !(st.alarms & STORE_ALARM_NOSPACE) || excluded(r, "NOSPACE");
-    bool whole = !(st.alarms & STORE_ALARM_CORRUPT) || excluded(r, "CORRUPT");
+    bool space = !store_alarmed(st.alarms, STORE_ALARM_NOSPACE) || excluded(r, "NOSPACE");
+    bool whole = !store_alarmed(st.alarms, STORE_ALARM_CORRUPT) || excluded(r, "CORRUPT");
     if (space && whole) {
         v->n_healthy++;
         text(r, 200, "text/plain; charset=utf-8", "{\"health\":\"true\",\"reason\":\"\"}");
@@ -55,7 +55,7 @@ static void probe(struct storesrv *v, struct http_req *r, bool ready, struct spa
             continue;
         }
         found = true;
-        if (i == 0 && st.alarms & STORE_ALARM_CORRUPT) {
+        if (i == 0 && store_alarmed(st.alarms, STORE_ALARM_CORRUPT)) {
             failed = true;
             buf_fmt(&b, "[-]%s failed: alarm activated: CORRUPT\n", checks[i].name);
         } else {

@@ -48,11 +48,15 @@ struct alarm_call {
     uint32_t before;
 };
 
-static void enc_alarm(struct buf *b, const struct storesrv *v, uint64_t type) {
+static void enc_alarm(struct buf *b, uint64_t member, uint64_t type) {
     size_t m = wire_begin(b, 2);
-    wire_u64(b, 1, v->member_id);
+    wire_u64(b, 1, member);
     wire_u64(b, 2, type);
     wire_end(b, m);
+}
+
+static uint32_t alarm_bit(const struct alarm_call *k) {
+    return 1u << k->type << (k->member ? 0 : STORE_ALARM_ALL);
 }
 
 static void alarm_reply(struct alarm_call *k) {
@@ -60,12 +64,15 @@ static void alarm_reply(struct alarm_call *k) {
     struct buf b;
     store_stat(k->c->v->st, &st);
     ok_header(k->c, &b);
-    uint32_t bits = k->action == 0   ? st.alarms
-                    : k->action == 1 ? 1u << k->type
-                                     : k->before & 1u << k->type;
+    uint32_t bits = k->action == 0 ? st.alarms : k->action == 1 ? alarm_bit(k) : k->before & alarm_bit(k);
     for (uint64_t t = 1; t <= 2; t++) {
-        if ((bits & 1u << t) && (k->action || !k->type || k->type == t)) {
-            enc_alarm(&b, k->c->v, t);
+        if (k->action || !k->type || k->type == t) {
+            if (bits & 1u << t) {
+                enc_alarm(&b, k->c->v->member_id, t);
+            }
+            if (bits & 1u << t << STORE_ALARM_ALL) {
+                enc_alarm(&b, 0, t);
+            }
         }
     }
     rpc_reply(k->c, &b);
@@ -114,7 +121,7 @@ void maint_alarm(struct rpc *c, struct span m) {
     struct alarm_call *own = new_zero(struct alarm_call);
     *own = k;
     rpc_ref(c);
-    store_alarm(c->v->st, 1u << k.type, k.action == 1, alarm_done, own);
+    store_alarm(c->v->st, alarm_bit(&k), k.action == 1, alarm_done, own);
 }
 
 /* ---- status, defragment, hashes ---- */
@@ -142,6 +149,9 @@ void maint_status(struct rpc *c, struct span m) {
                 buf_fmt(&line, "memberID:%llu %s", (unsigned long long)c->v->member_id, texts[t]),
                 "fits");
             wire_bytes_always(&b, 8, buf_view(&line));
+        }
+        if (st.alarms & 1u << t << STORE_ALARM_ALL) {
+            wire_bytes_always(&b, 8, span_str(texts[t]));
         }
     }
     wire_u64(&b, 9, st.in_use_bytes);

@@ -231,14 +231,13 @@ class Gen:
             (0.3, lambda: self.call("nothing"))])
 
     def alarm(self, action):
-        # etcd keeps an alarm for any number of a member; kfarm has the one member.
         kind = self.pick(0 if self.version != "3.4" else 1, 1, 1, 2)  # 3.4 raises NONE and does not start again
         if action == 1 and self.full:
             action = 2  # of two alarms etcd obeys the one that was raised later
         if kind:  # the puts of nested transactions escape etcd's quota, so there are none while it stands
             self.full = action == 1 or (self.full and self.full_kind != kind)
             self.full_kind = kind if action == 1 else self.full_kind
-        return self.call("alarm", {"action": action, "alarm": kind, "memberID": ("self",)})
+        return self.call("alarm", {"action": action, "alarm": kind, "memberID": self.pick(0, ("self",))})
 
     # ---- users ----
 

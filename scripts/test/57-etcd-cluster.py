@@ -57,6 +57,40 @@ def members_are_killed():
         assert watch.requests == 1, "the watch was ended although nothing was compacted"
 
 
+def own_writes_are_read():
+    """Whoever heard of success finds what it wrote, also while the watch is being resumed elsewhere."""
+    with Cluster(3) as c, Api(c) as api:
+        done, wrong, stop = [0] * 6, [], threading.Event()
+
+        def work(k):
+            conn, i = api.conn(), 0
+            while not stop.is_set():
+                name = f"t{k}-{i}"
+                i += 1
+                if api.create(name, conn)[0] != 201:
+                    continue
+                status, body = api.call("GET", f"/api/v1/namespaces/default/configmaps/{name}", conn=conn)
+                if status != 200:
+                    wrong.append((name, status, body))
+                done[k] += 1
+
+        threads = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(len(done))]
+        for t in threads:
+            t.start()
+        for _ in range(ROUNDS):
+            time.sleep(0.5)
+            api.until("a connection", api.member_in_use)
+            m, before = api.member_in_use(), sum(done)
+            m.kill()
+            api.until("writes go on", lambda: sum(done) > before + 30)
+            m.start(fresh=False)
+        stop.set()
+        for t in threads:
+            t.join(30)
+        assert not wrong, wrong[:3]
+        print(f"# {sum(done)} writes read back", flush=True)
+
+
 def no_majority():
     with Cluster(3) as c, Api(c) as api:
         api.create("before")
@@ -245,6 +279,7 @@ def kfarm_store_as_the_etcd():
 
 
 TESTS = [("what was acknowledged survives kill -9 of the member in use, and watches have no gap", members_are_killed),
+         ("what was written is read, members dying or not", own_writes_are_read),
          ("without a majority writes fail with etcd's words, reads go on, and it heals", no_majority),
          ("a member that says nothing is left for another", a_silent_member),
          ("history that was compacted meanwhile: everything is read again", compacted_meanwhile),

@@ -17,7 +17,8 @@ demo="$build iproute2 iputils-ping nftables procps curl openssl jq etcd-client k
     busybox-static"
 # The peers and tools of the test suite.
 test="$demo ccache clang clang-format bats nghttp2-client udhcpc isc-dhcp-client isc-dhcp-relay tftp-hpa atftp
-    python3-kubernetes python3-yaml python3-etcd3 python3-grpcio grub-efi-amd64-bin socat tcpdump strace nodejs?node npm?npm"
+    python3-kubernetes python3-yaml python3-etcd3 python3-grpcio
+    python3-pytest python3-hypothesis python3-mock python3-six python3-tenacity grub-efi-amd64-bin socat tcpdump strace nodejs?node npm?npm"
 # What the benchmarks compare with.
 bench="$demo nghttp2-client wrk atftp kea-admin etcd-server dnsmasq-base"
 # Building upstream Kubernetes for the tests (scripts/upstream.sh).
@@ -26,7 +27,7 @@ upstream="$test dpkg-dev rsync patch"
 case ${1:-} in
 build) packages=$build tools= ;;
 demo) packages=$demo tools= ;;
-test) packages=$test tools="etcd34 etcd35" wishes=etcd35new ;;
+test) packages=$test tools="etcd34 etcd35 python-etcd3 etcd3-npm" wishes="etcd35new etcd-runner" ;;
 bench) packages=$bench tools=etcd35 ;;
 upstream) packages=$upstream tools="etcd34 etcd35" ;;
 *)
@@ -49,7 +50,9 @@ missing() {
 fetch_tools() {
     # shellcheck disable=SC2086
     [ -z "$tools" ] || "$(dirname "$0")/tools.sh" $tools >/dev/null
-    [ -z "${wishes:-}" ] || "$(dirname "$0")/tools.sh" $wishes >/dev/null || say "without $wishes"
+    for wish in ${wishes:-}; do # tests skip what they cannot have of these
+        "$(dirname "$0")/tools.sh" "$wish" >/dev/null || say "without $wish"
+    done
 }
 
 wanted=$(missing)

@@ -5,7 +5,7 @@ load store.bash
 setup_file() {
     WORK=$(mktemp -d "${BATS_FILE_TMPDIR:-/tmp}/kf.XXXXXX")
     PORT=$(free_port)
-    RUNNER=$("$BATS_TEST_DIRNAME/../tools.sh" etcd-runner)/etcd-runner
+    RUNNER=$("$BATS_TEST_DIRNAME/../tools.sh" etcd-runner)/etcd-runner || skip "no etcd-runner"
     export WORK PORT RUNNER
     store_start s "$PORT"
 }

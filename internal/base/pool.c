@@ -3,20 +3,10 @@
 #include "internal/base/buf.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define PASS_THROUGH 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define PASS_THROUGH 1
-#endif
-#endif
-#ifndef PASS_THROUGH
-#define PASS_THROUGH 0
-#endif
-
-enum { CLASSES = 7, CLASS_MIN = 64, NO_CLASS = CLASSES };
-_Static_assert(CLASS_MIN << (CLASSES - 1) == POOL_BLOCK_MAX + 16, "the largest class");
+enum { CLASSES = 8, NO_CLASS = CLASSES, MAPPED };
+static const size_t sizes[CLASSES] = {64, 128, 256, 512, 1024, 2048, 3072, POOL_BLOCK_MAX};
 
 union block { /* in front of what the user gets */
     struct {
@@ -38,22 +28,22 @@ struct pool {
 
 struct pool *pool_new(size_t max_kept) {
     struct pool *p = new_zero(struct pool);
-    p->max_kept = PASS_THROUGH ? 0 : max_kept;
+    p->max_kept = max_kept;
     return p;
 }
 
 static size_t class_of(size_t n) {
-    size_t want = n + sizeof(union block);
-    if (want <= CLASS_MIN) {
+    if (n <= sizes[0]) {
         return 0;
     }
-    return (size_t)(64 - __builtin_clzll(want - 1)) - 6;
+    size_t class = (size_t)(64 - __builtin_clzll(n - 1)) - 6; /* of powers of two */
+    return class == 6 && n > sizes[6] ? 7 : class;
 }
 
 static struct waiting *take(struct pool *p, size_t class) {
     struct waiting *w = p->free[class];
     p->free[class] = w->next;
-    p->kept -= (size_t)CLASS_MIN << class;
+    p->kept -= sizes[class];
     if (--p->n[class] < p->low[class]) {
         p->low[class] = p->n[class];
     }
@@ -74,7 +64,7 @@ void pool_free(struct pool *p) {
 
 void *pool_get(struct pool *p, size_t n) {
     union block *b;
-    if (n > POOL_BLOCK_MAX || PASS_THROUGH) {
+    if (n > POOL_BLOCK_MAX || !p->max_kept) {
         size_t all;
         b = ck_add(n, sizeof(*b), &all) ? NULL : malloc(all);
         if (!b) {
@@ -86,11 +76,25 @@ void *pool_get(struct pool *p, size_t n) {
         if (p->free[class]) {
             b = &take(p, class)->head;
         } else {
-            b = malloc((size_t)CLASS_MIN << class);
+            b = malloc(sizes[class] + sizeof(*b));
             CHECK(b);
         }
         b->class = class;
     }
+    b->size = n;
+    return b + 1;
+}
+
+void *pool_sparse(struct pool *p, size_t n) {
+    size_t all;
+    if (!p->max_kept || ck_add(n, sizeof(union block), &all)) {
+        return pool_get(p, n);
+    }
+    union block *b = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (b == MAP_FAILED) {
+        return pool_get(p, n);
+    }
+    b->class = MAPPED;
     b->size = n;
     return b + 1;
 }
@@ -122,7 +126,11 @@ void pool_put(struct pool *p, void *block) {
         return;
     }
     union block *b = (union block *)block - 1;
-    size_t class = b->class, size = class < NO_CLASS ? (size_t)CLASS_MIN << class : 0;
+    size_t class = b->class, size = class < NO_CLASS ? sizes[class] : 0;
+    if (class == MAPPED) {
+        munmap(b, b->size + sizeof(*b));
+        return;
+    }
     if (class == NO_CLASS || p->kept + size > p->max_kept) {
         free(b);
         return;

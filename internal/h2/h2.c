@@ -197,8 +197,9 @@ size_t h2_out(struct h2 *h, const uint8_t **ret) {
 
 /* ---- life ---- */
 
+/* Its buffer for a whole frame is only ever used for headers: data goes by reference. */
 static void *mem_get(size_t n, void *pool) {
-    return pool_get(pool, n);
+    return n >= 16384 ? pool_sparse(pool, n) : pool_get(pool, n);
 }
 static void mem_put(void *p, void *pool) {
     pool_put(pool, p);

@@ -23,7 +23,7 @@ static int new_loop(struct loop **ret, bool is_virtual, uint64_t start, struct e
     }
     struct loop *l = new_zero(struct loop);
     l->epfd = fd;
-    l->pool = pool_new(LIM_LOOP_POOL);
+    l->pool = pool_new(POOL_KEEP(LIM_LOOP_POOL));
     l->is_virtual = is_virtual;
     l->now = is_virtual ? start : clock_ns();
     list_init(&l->hooks);

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 enum {
-    CHUNK_FIRST = 512 - 16 - sizeof(struct net_chunk), /* sizes that fill a block of the pool */
+    CHUNK_FIRST = 512 - sizeof(struct net_chunk), /* sizes that fill a block of the pool */
     CHUNK_NEXT = POOL_BLOCK_MAX - sizeof(struct net_chunk),
     SPLICE_COPY = 512, /* a chunk of its own costs more than copying so little */
 };

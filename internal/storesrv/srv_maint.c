@@ -64,7 +64,9 @@ static void alarm_reply(struct alarm_call *k) {
     struct buf b;
     store_stat(k->c->v->st, &st);
     ok_header(k->c, &b);
-    uint32_t bits = k->action == 0 ? st.alarms : k->action == 1 ? alarm_bit(k) : k->before & alarm_bit(k);
+    uint32_t bits = k->action == 0   ? st.alarms
+                    : k->action == 1 ? alarm_bit(k)
+                                     : k->before & alarm_bit(k);
     for (uint64_t t = 1; t <= 2; t++) {
         if (k->action || !k->type || k->type == t) {
             if (bits & 1u << t) {

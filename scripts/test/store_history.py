@@ -278,7 +278,7 @@ class Pair:
         quick = ["--bcrypt-cost", "4"] + (["--unsafe-no-fsync"] if version.startswith("3.5") else [])
         self.theirs = Side("etcd", version, quick)
         try:
-            self.ours = Side("kfarm")
+            self.ours = Side("kfarm", extra=["--bcrypt-cost", "4"])
         except BaseException:
             self.theirs.stop()
             raise

@@ -97,8 +97,6 @@ NODISCARD int store_vfs_new(const char *base, struct store_vfs **ret, struct err
 void store_vfs_free(struct store_vfs *v); /* after its connections; NULL is allowed */
 const char *store_vfs_name(const struct store_vfs *v);
 uint64_t store_vfs_wal_bytes(struct store_vfs *v);
-/* For commits that nobody is told of: lost with the power, or durable with the next commit that is not lazy. */
-void store_vfs_lazy(struct store_vfs *v, bool lazy);
 
 /* ---- store_db.c ---- */
 struct db_opts {

@@ -161,14 +161,12 @@ static int vacuum(struct task *t) {
 static void task_run(struct loop_work *lw) {
     struct task *t = CONTAINER_OF(lw, struct task, w);
     struct db *d = &t->s->wr.db;
-    store_vfs_lazy(t->s->vfs, t->kind != TASK_CHECKPOINT); /* what is lost is done again */
     switch (t->kind) {
     case TASK_CHECKPOINT: t->rc = wal_task(t); break;
     case TASK_SWEEP: t->rc = sweep(t); break;
     case TASK_VACUUM: t->rc = vacuum(t); break;
     case TASK_MAX_: break;
     }
-    store_vfs_lazy(t->s->vfs, false);
     int64_t pages = 0, free_pages = 0;
     struct err e = ERR_INIT;
     if (t->rc == 0 && (t->rc = db_i64(d, ST_PAGE_COUNT, &pages, &e)) == 0 &&

@@ -37,7 +37,6 @@ struct store_vfs {
     int n_shm;
     unsigned n_shm_users;
     sqlite3_int64 wal_size; /* of the file: zeros or frames up to here */
-    bool lazy;
 };
 
 /* The real file follows in the same allocation. */
@@ -345,16 +344,12 @@ static int wal_read(sqlite3_file *f, void *p, int n, sqlite3_int64 at) {
     return rc != SQLITE_OK ? rc : v_read(f, p, n, at);
 }
 
-/* Lazy commits are written but wait for the next one's sync. A checkpoint, on whatever connection, has nothing to write and
- * so syncs; and a header must be on the disk before any frame of its round. */
+/* Every commit syncs, those of compaction too. One that only waited for the next commit's sync would be lost when that
+ * fails: the kernel drops what it could not write, SQLite takes back and writes again the failed commit alone, and recovery
+ * ends at the hole before it, though later syncs succeeded and later commits were acknowledged. */
 static int wal_sync(sqlite3_file *f, int flags) {
-    struct vfile *me = of(f);
-    bool frames = me->held.n && me->held_at >= WAL_HEADER;
     int rc = wal_flush(f);
-    struct store_vfs *v = enter(f);
-    bool later = v->lazy && frames;
-    leave(v, SQLITE_OK);
-    return rc != SQLITE_OK || later ? rc : v_sync(f, flags);
+    return rc != SQLITE_OK ? rc : v_sync(f, flags);
 }
 
 static int wal_file_size(sqlite3_file *f, sqlite3_int64 *ret) {
@@ -488,12 +483,6 @@ uint64_t store_vfs_wal_bytes(struct store_vfs *v) {
     uint64_t n = (uint64_t)v->wal_size;
     leave(v, SQLITE_OK);
     return n;
-}
-
-void store_vfs_lazy(struct store_vfs *v, bool lazy) {
-    sqlite3_mutex_enter(v->lock);
-    v->lazy = lazy;
-    leave(v, SQLITE_OK);
 }
 
 void store_vfs_free(struct store_vfs *v) {

@@ -122,7 +122,7 @@ struct round {
     int64_t final_rev;
     char why[200];
     struct loop_timer nemesis, guard;
-    unsigned blows_left;
+    unsigned blows_left, n_refused;
     bool then_kill, pausing;
     bool long_leases; /* that the server notes down every five minutes of its clock */
     struct http_client *maint;

@@ -211,8 +211,16 @@ static void answered(void *ctx, int64_t code, struct span text, struct span msg)
         buf_fmt(&r->text, "ret %lld err %lld %.*s\n", (long long)c->op.id, (long long)code,
                 SPAN_FMT(text));
     }
+    if (r->ending && code > 0 && ++r->n_refused > 300) {
+        round_fail(r, "the disk is well, but the last read is refused: %lld %.*s", (long long)code,
+                   SPAN_FMT(text));
+    }
     /* Without a server every attempt fails at once: the next one comes when it is ready. */
-    loop_timer_start(r->l, &c->timer, code == -1 ? NS_PER_MS : 0, wake, "lin-client");
+    loop_timer_start(r->l, &c->timer,
+                     code == -1  ? NS_PER_MS
+                     : r->ending ? 5 * NS_PER_MS
+                                 : 0,
+                     wake, "lin-client");
 }
 
 void client_next(struct client *c) {

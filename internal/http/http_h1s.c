@@ -289,19 +289,37 @@ void h1s_head(struct http_req *r, unsigned status, const char *type, const struc
 }
 
 static void chunk_head(struct http_req *r, size_t n) {
-    AUTO(buf) struct buf b = BUF_INIT(32);
-    buf_fmt(&b, "%zx\r\n", n);
-    net_send(r->c->st, buf_view(&b));
+    uint8_t text[2 * sizeof(n) + 2];
+    size_t at = sizeof(text);
+    text[--at] = '\n';
+    text[--at] = '\r';
+    for (; n; n >>= 4) {
+        text[--at] = (uint8_t) "0123456789abcdef"[n & 15];
+    }
+    net_queue_add(net_out(r->c->st), span_of(text + at, sizeof(text) - at));
+}
+
+static void chunk_end(struct http_req *r) {
+    if (r->chunked) {
+        net_queue_add(net_out(r->c->st), SPAN_LIT("\r\n"));
+    }
+    net_kick(r->c->st);
 }
 
 void h1s_data(struct http_req *r, struct span data) {
     if (r->chunked) {
         chunk_head(r, data.n);
     }
-    net_send(r->c->st, data);
+    net_queue_add(net_out(r->c->st), data);
+    chunk_end(r);
+}
+
+void h1s_blob(struct http_req *r, struct net_blob *b) {
     if (r->chunked) {
-        net_send(r->c->st, SPAN_LIT("\r\n"));
+        chunk_head(r, b->n);
     }
+    net_queue_blob(net_out(r->c->st), b);
+    chunk_end(r);
 }
 
 void h1s_take(struct http_req *r, void *own_p, size_t n) {

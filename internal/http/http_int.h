@@ -129,6 +129,7 @@ void h1s_drained(struct hconn *c);
 void h1s_hook(struct hconn *c);
 void h1s_head(struct http_req *r, unsigned status, const char *type, const struct http_header *h, size_t n, int64_t len);
 void h1s_data(struct http_req *r, struct span data);
+void h1s_blob(struct http_req *r, struct net_blob *b);
 void h1s_take(struct http_req *r, void *own_p, size_t n);
 void h1s_file(struct http_req *r, int own_fd, uint64_t offset, uint64_t n);
 void h1s_end(struct http_req *r);

@@ -372,26 +372,23 @@ void http_write(struct http_req *r, struct span data) {
 }
 
 void http_write_blob(struct http_req *r, struct net_blob *b) {
-    if (gone(r) || !b->n || r->no_body || !r->sid) {
-        http_write(r, span_of(b->p, b->n));
+    if (gone(r) || !b->n || r->no_body) {
         return;
     }
     CHECK(r->begun);
     r->wants_drain = true;
-    net_queue_blob(&r->out, b);
-    h2s_wake(r);
+    if (r->sid) {
+        net_queue_blob(&r->out, b);
+        h2s_wake(r);
+    } else {
+        h1s_blob(r, b);
+    }
 }
 
 void http_write_take(struct http_req *r, void *own_p, size_t n) {
-    if (gone(r) || !n || r->no_body || !r->sid) {
-        http_write(r, span_of(own_p, n));
-        free(own_p);
-        return;
-    }
-    CHECK(r->begun);
-    r->wants_drain = true;
-    net_queue_take(&r->out, own_p, n);
-    h2s_wake(r);
+    struct net_blob *b = net_blob_new(own_p, n);
+    http_write_blob(r, b);
+    net_blob_unref(b);
 }
 
 void http_end(struct http_req *r) {

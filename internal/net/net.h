@@ -1,7 +1,8 @@
 /* net — byte streams over sockets: connecting, an optional filter (TLS), a queue of output, sendfile; and listeners.
  *
  * What:     a stream tells when it is open, readable, drained or broken. Reading is up to the owner; output is queued and
- *           written before the loop sleeps, so that many small writes of one wake-up leave in one system call.
+ *           written before the loop sleeps, so that many small writes of one wake-up leave in one system call; a filter is
+ *           given them together, too.
  * Owns:     the stream owns its fd and filter. Every callback may close its stream.
  * Limits:   none of its own on output: owners watch net_pending. A peer that takes nothing for LIM_NET_STALL_MS is dropped.
  * Errors:   UNAVAILABLE (connect, peer gone), TIMEOUT, IO, and what the filter says.

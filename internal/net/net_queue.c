@@ -57,8 +57,8 @@ void net_queue_fini(struct net_queue *q) {
     q->bytes = 0;
 }
 
-/* The first chunk is just large enough for a short answer; further small writes share large ones, so that a filter sees
- * few pieces. */
+/* The first chunk, and one behind shared memory, is just large enough for a short text; further small writes share large
+ * ones. */
 void net_queue_add(struct net_queue *q, struct span s) {
     if (!s.n) {
         return;
@@ -66,7 +66,7 @@ void net_queue_add(struct net_queue *q, struct span s) {
     struct net_chunk *last =
         list_empty(&q->chunks) ? NULL : CONTAINER_OF(q->chunks.prev, struct net_chunk, link);
     if (!last || last->blob || last->room - last->end < s.n) {
-        size_t least = last ? CHUNK_NEXT : CHUNK_FIRST;
+        size_t least = last && !last->blob ? CHUNK_NEXT : CHUNK_FIRST;
         last = push(q, s.n < least ? least : s.n);
     }
     memcpy(last->data + last->end, s.p, s.n);
@@ -122,6 +122,24 @@ void net_queue_move(struct net_queue *q, struct net_queue *from) {
 
 struct span net_chunk_mem(const struct net_chunk *c) {
     return span_of((c->blob ? c->blob->p : c->data) + c->at, c->end - c->at);
+}
+
+struct span net_queue_front(const struct net_queue *q, uint8_t *room, size_t n) {
+    size_t have = 0;
+    for (LIST_EACH(at, next, &q->chunks)) {
+        struct net_chunk *c = CONTAINER_OF(at, struct net_chunk, link);
+        struct span m = c->fd < 0 ? net_chunk_mem(c) : SPAN_EMPTY;
+        if (!have && (m.n >= n || c->link.next == &q->chunks)) {
+            return m;
+        }
+        size_t part = m.n < n - have ? m.n : n - have;
+        if (!part) {
+            break;
+        }
+        memcpy(room + have, m.p, part);
+        have += part;
+    }
+    return span_of(room, have);
 }
 
 void net_queue_skip(struct net_queue *q, size_t n) {

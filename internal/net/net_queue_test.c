@@ -1,4 +1,4 @@
-#include "internal/net/net.h"
+#include "internal/net/net_int.h"
 
 #include "internal/base/pool.h"
 #include "internal/t/t.h"
@@ -34,6 +34,10 @@ static int in_order(const uint8_t *bytes, size_t n) {
             net_queue_move(&q, &other);
         }
         ASSERT_EQ(want.n, q.bytes);
+        uint8_t room[2048];
+        struct span front = net_queue_front(&q, room, sizeof(room));
+        ASSERT(front.n >= (want.n < sizeof(room) ? want.n : sizeof(room)) && front.n <= want.n);
+        assert_memory_equal(want.p, front.p, front.n);
         size_t out = t_gen_u32(&g, 0, 1) ? t_gen_u32(&g, 0, sizeof(got)) : 0;
         ssize_t r = net_queue_read(&q, got, out);
         ASSERT(r >= 0 && (size_t)r == (out < want.n ? out : want.n));

@@ -7,6 +7,7 @@
  * Errors:   INVALID (PEM, key mismatch), UNAUTHENTICATED (peer not trusted), IO.
  * Threads:  the loop's.
  *           A pinned client trusts the pinned key whatever the dates say: machines without a clock battery boot by it.
+ *           Clients ask for AES first where the processor has instructions for it.
  * Spec:     RFC 8446, RFC 5246 (ECDHE with AEAD only), RFC 7301, RFC 6066 §3.
  */
 #ifndef KF_TLS_H

@@ -160,6 +160,7 @@ static void ring_drop(struct api_res *res) {
     struct api_event *ev = &res->ring[res->first & (res->ring_cap - 1)];
     res->ring_from = ev->rv;
     res->ring_bytes -= event_bytes(ev);
+    api_event_rest(ev);
     api_obj_unref(ev->obj);
     api_obj_unref(ev->prev);
     memset(ev, 0, sizeof *ev);
@@ -333,7 +334,7 @@ static int on_store_events(void *ctx, struct store_watch *w, const struct store_
     for (size_t i = 0; i < a->n_res; i++) {
         if (a->res[i].dirty) {
             a->res[i].dirty = false;
-            api_watch_event(a, &a->res[i]);
+            api_watch_event(&a->res[i]);
         }
     }
     api_retry_wake(a);

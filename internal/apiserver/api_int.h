@@ -66,10 +66,14 @@ struct api_event {
     enum api_event_type type;
     struct api_obj *obj;  /* DELETED: the last state with the revision of the deletion */
     struct api_obj *prev; /* NULL for ADDED */
-    struct json_doc *doc, *prev_doc; /* parsed while the event is handed to watches */
+    /* Made when a watch needs them, forgotten before the loop sleeps. */
+    struct json_doc *doc, *prev_doc;
+    struct api_frame *frames;
 };
 
 struct api_watch;
+struct api_frame;
+struct net_blob;
 
 /* One stored resource: a sorted cache and the recent events. */
 struct api_res {
@@ -88,6 +92,8 @@ struct api_res {
     size_t ring_bytes;
     int64_t ring_from; /* every event after this revision is in the ring */
     int64_t last_rv;   /* revision of the last change (or of the load) */
+    uint64_t use_from, use_to; /* events that watches have used since the loop slept, if in_use */
+    bool in_use;
     struct list watches;
     bool dirty; /* watches wait to be told */
     unsigned generation; /* counts changes: derived tables compare it */
@@ -324,8 +330,22 @@ void api_warn_deprecated(struct api_call *c);
 void api_get(struct api_call *c);
 void api_list(struct api_call *c);
 void api_watch_start(struct api_call *c);
-void api_watch_event(struct apiserver *a, struct api_res *res); /* new events are in the ring */
+void api_watch_event(struct api_res *res); /* new events are in the ring */
 void api_watch_end_all(struct apiserver *a);
+
+/* An event of the ring whose parsed forms and frames are kept until the loop sleeps. */
+struct api_event *api_event_use(struct apiserver *a, struct api_res *res, uint64_t seq);
+void api_event_rest(struct api_event *ev); /* forgets them */
+/* The frame of an event for all watches that see it as `type` in this form. Borrowed until the loop sleeps. */
+NODISCARD int api_frame_event(const struct api_res *res, struct api_event *ev, enum api_event_type type,
+                              const struct api_out *out, const struct kube_resource *want, struct net_blob **ret);
+/* Appends a frame to b. `doc` as in api_encode. */
+NODISCARD int api_frame_obj(const struct api_res *res, const struct api_obj *o, const struct json_doc *doc,
+                            enum api_event_type type, const struct api_out *out, const struct kube_resource *want,
+                            struct buf *b);
+void api_frame_bookmark(const struct api_out *out, const struct kube_resource *want, int64_t rv, bool initial_end,
+                        bool with_columns, struct buf *b);
+void api_frame_gone(const struct api_out *out, int64_t rv, int64_t oldest, struct buf *b);
 void api_create(struct api_call *c);
 void api_update(struct api_call *c);
 void api_patch(struct api_call *c);
@@ -437,6 +457,8 @@ struct apiserver {
     struct map by_name; /* "group/resource" → struct api_res */
     struct list calls;
     struct list open_watches;
+    struct buf watch_text; /* what one watch is told in one wake-up; empty between */
+    struct loop_hook rest_hook;
     struct loop_timer bookmark_timer, retry_timer, compact_timer, load_timer;
     int64_t compact_rev; /* history before it may go at the next tick of compact_timer */
     struct list retries;

@@ -120,6 +120,7 @@ int apiserver_new(struct loop *l, const struct apiserver_opts *o, void (*ready)(
     list_init(&a->calls);
     list_init(&a->retries);
     list_init(&a->open_watches);
+    buf_init(&a->watch_text, LIM_API_LIST);
     a->sa_pems = mem_array(NULL, o->n_sa_public_pems + 1, sizeof *a->sa_pems, 64);
     for (size_t i = 0; i < o->n_sa_public_pems && a->sa_pems != NULL; i++) {
         const struct span *s = &o->sa_public_pems[i];
@@ -180,6 +181,8 @@ void apiserver_free(struct apiserver *a) {
     loop_timer_stop(&a->retry_timer);
     loop_timer_stop(&a->compact_timer);
     loop_timer_stop(&a->load_timer);
+    loop_hook_cancel(&a->rest_hook);
+    buf_fini(&a->watch_text);
     api_tokens_forget(a);
     api_rbac_free(a);
     api_svc_free(a);

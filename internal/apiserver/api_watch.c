@@ -1,4 +1,5 @@
 #include "internal/apiserver/api_int.h"
+#include "internal/net/net.h"
 
 /* A watch reads the ring of its resource by position. It holds no queue of its own: when the peer is slow it stops
  * reading, and when the ring has moved on it is told 410 and ended. */
@@ -15,15 +16,18 @@ struct api_watch {
     struct api_obj **snap; /* the initial state, still to be sent from `snap_at` */
     size_t snap_n, snap_at;
     int64_t snap_rv;
-    bool mark_initial; /* a bookmark follows the initial state */
-    bool ended, columns_sent;
+    bool mark_initial;   /* a bookmark follows the initial state */
+    bool ended, started; /* it had an object */
     struct loop_timer timeout;
 };
 
 /* Events older than this are forgotten although there is room: a watch that was away for longer lists again. */
 enum { RING_SECONDS = 180 };
-
-static const char *const type_names[] = {"ADDED", "MODIFIED", "DELETED"};
+enum {
+    SHARE_MIN =
+        4096, /* frames as long as this are passed on by reference, others copied together */
+    SCRATCH_KEPT = 65536, /* of what frames are copied together in */
+};
 
 static void snap_free(struct api_watch *w) {
     for (size_t i = w->snap_at; i < w->snap_n; i++) {
@@ -62,69 +66,29 @@ static void watch_end(struct api_watch *w) {
     }
 }
 
-static int frame_tree(struct api_watch *w, const char *type, struct json *v, struct buf *b) {
-    if (w->out.media == API_PB) {
-        AUTO(buf) struct buf env = BUF_INIT(LIM_API_LIST);
-        struct err e = ERR_INIT;
-        int rc = kube_pb_encode(v, &env, &e);
-        return rc < 0 ? rc : kube_pb_watch_frame(type, buf_view(&env), b);
-    }
-    buf_fmt(b, "{\"type\":\"%s\",\"object\":", type);
-    int rc = json_write(v, 0, b);
-    buf_str(b, "}\n");
-    return rc;
-}
-
-static int frame_obj(struct api_watch *w, const char *type, const struct api_obj *o,
-                     const struct json_doc *doc, struct buf *b) {
-    struct err e = ERR_INIT;
-    struct api_out out = w->out;
-    out.rows_only = w->columns_sent;
-    w->columns_sent = true;
-    w->c->a->n_watch_events++;
-    if (out.media == API_PB) {
-        AUTO(buf) struct buf env = BUF_INIT(LIM_API_LIST);
-        int rc = api_encode(&out, w->res->kr, w->c->main, o, doc, &env, &e);
-        return rc < 0 ? rc : kube_pb_watch_frame(type, buf_view(&env), b);
-    }
-    buf_fmt(b, "{\"type\":\"%s\",\"object\":", type);
-    int rc = api_encode(&out, w->res->kr, w->c->main, o, doc, b, &e);
-    buf_str(b, "}\n");
-    return rc;
-}
-
-static void frame_bookmark(struct api_watch *w, int64_t rv, bool initial_end, struct buf *b) {
-    AUTO(json_docp) struct json_doc *d = json_doc_new();
-    struct json *o = json_new_obj(d);
-    json_set_str(d, o, "kind", w->c->main->kind);
-    json_set_str(d, o, "apiVersion", kube_api_version(w->c->main));
-    struct json *meta = json_set_obj(d, o, "metadata");
-    json_set(d, meta, "resourceVersion", json_new_fmt(d, "%lld", (long long)rv));
-    json_set(d, meta, "creationTimestamp", json_new_null(d));
-    if (initial_end) {
-        json_set_str(d, json_set_obj(d, meta, "annotations"), "k8s.io/initial-events-end", "true");
-    }
-    if (w->out.media == API_PB) {
-        json_del(meta, "creationTimestamp");
-    }
-    IGNORE_ERR(frame_tree(w, "BOOKMARK", api_shape(&w->out, w->c->main, d, o, !w->columns_sent), b),
-               "a bookmark is a courtesy; a full buffer ends the watch below");
-}
-
-static void frame_gone(struct api_watch *w, int64_t rv, struct buf *b) {
-    AUTO(json_docp) struct json_doc *d = json_doc_new();
-    struct json *s = kube_status(d, 410, "Expired",
-                                 api_fmt(w->c, "too old resource version: %lld (%lld)",
-                                         (long long)rv, (long long)w->res->ring_from));
-    IGNORE_ERR(frame_tree(w, "ERROR", s, b), "the watch ends now whatever happens");
-}
-
 static bool in_scope(const struct api_watch *w, const struct api_obj *o) {
     return (w->ns[0] == '\0' || span_eq_str(api_obj_ns(o), w->ns)) &&
            (w->name[0] == '\0' || span_eq_str(api_obj_name(o), w->name));
 }
 
-static int event_frame(struct api_watch *w, struct api_event *ev, struct buf *b) {
+static void write_text(struct api_watch *w, struct buf *b) {
+    if (b->n > 0 && b->failed == 0) {
+        http_write(w->c->r, buf_view(b));
+        b->n = 0;
+    }
+}
+
+/* Columns are for the first table only. */
+static const struct api_out *form(struct api_watch *w) {
+    w->out.rows_only = w->out.as == API_AS_TABLE && w->started;
+    w->started = true;
+    w->c->a->n_watch_events++;
+    return &w->out;
+}
+
+/* What the watch sees of one event. *io_pending counts what is queued past the text. */
+static int event_add(struct api_watch *w, uint64_t seq, struct buf *b, size_t *io_pending) {
+    struct api_event *ev = api_event_use(w->c->a, w->res, seq);
     if (!in_scope(w, ev->obj)) {
         return 0;
     }
@@ -132,36 +96,46 @@ static int event_frame(struct api_watch *w, struct api_event *ev, struct buf *b)
         ev->type != API_DELETED && api_obj_matches(&w->o, w->res, w->c->main, ev->obj, &ev->doc);
     bool was =
         ev->prev != NULL && api_obj_matches(&w->o, w->res, w->c->main, ev->prev, &ev->prev_doc);
-    if (now) {
-        return frame_obj(w, type_names[was ? API_MODIFIED : API_ADDED], ev->obj, ev->doc, b);
-    }
-    if (!was) {
+    if (!now && !was) {
         return 0;
     }
-    if (ev->type == API_DELETED) {
-        return frame_obj(w, "DELETED", ev->obj, NULL, b);
+    enum api_event_type type = !now ? API_DELETED : was ? API_MODIFIED : API_ADDED;
+    struct net_blob *frame = NULL;
+    int rc = api_frame_event(w->res, ev, type, form(w), w->c->main, &frame);
+    if (rc < 0) {
+        return rc;
     }
-    /* It left the selection: the last selected state, at the revision at which it left. */
-    struct api_obj *gone = api_obj_at_rv(ev->prev, ev->rv);
-    int rc = frame_obj(w, "DELETED", gone, NULL, b);
-    api_obj_unref(gone);
+    if (frame->n < SHARE_MIN) {
+        buf_add(b, frame->p, frame->n);
+    } else {
+        write_text(w, b);
+        http_write_blob(w->c->r, frame);
+        *io_pending += frame->n;
+    }
+    return 0;
+}
+
+static int snap_add(struct api_watch *w, struct buf *b) {
+    struct api_obj *o = w->snap[w->snap_at++];
+    struct json_doc *doc = NULL;
+    int rc = 0;
+    if (in_scope(w, o) && api_obj_matches(&w->o, w->res, w->c->main, o, &doc)) {
+        rc = api_frame_obj(w->res, o, doc, API_ADDED, form(w), w->c->main, b);
+    }
+    json_doc_free(doc);
+    api_obj_unref(o);
     return rc;
 }
 
+/* Hands out what there is: in one write, as far as the frames are short. */
 static void watch_pump(struct api_watch *w) {
-    AUTO(buf) struct buf b = BUF_INIT(LIM_API_LIST);
+    struct buf *b = &w->c->a->watch_text;
     int rc = 0;
     bool over = false;
     size_t pending = http_pending(w->c->r);
-    while (rc >= 0 && pending + b.n < LIM_API_WATCH_PENDING) {
+    while (rc >= 0 && pending + b->n < LIM_API_WATCH_PENDING) {
         if (w->snap_at < w->snap_n) {
-            struct api_obj *o = w->snap[w->snap_at++];
-            struct json_doc *doc = NULL;
-            if (in_scope(w, o) && api_obj_matches(&w->o, w->res, w->c->main, o, &doc)) {
-                rc = frame_obj(w, "ADDED", o, doc, &b);
-            }
-            json_doc_free(doc);
-            api_obj_unref(o);
+            rc = snap_add(w, b);
             continue;
         }
         if (w->snap != NULL) {
@@ -169,27 +143,30 @@ static void watch_pump(struct api_watch *w) {
         }
         if (w->mark_initial) {
             w->mark_initial = false;
-            frame_bookmark(w, w->snap_rv, true, &b);
+            api_frame_bookmark(&w->out, w->c->main, w->snap_rv, true, !w->started, b);
         }
         if (w->pos < w->res->first) {
-            frame_gone(w, w->snap_rv, &b);
+            api_frame_gone(&w->out, w->snap_rv, w->res->ring_from, b);
             over = true;
             break;
         }
         if (w->pos == w->res->next) {
             break;
         }
-        rc = event_frame(w, &w->res->ring[w->pos & (w->res->ring_cap - 1)], &b);
-        w->pos++;
+        rc = event_add(w, w->pos++, b, &pending);
     }
     if (rc == -ERR_UNSUPPORTED) {
         LOG_WARN("apiserver", "watch in a form that the kind lacks, ending it",
                  F_STR("kind", w->c->main->kind));
     }
-    if (b.n > 0 && b.failed == 0) {
-        http_write(w->c->r, buf_view(&b));
+    bool failed = b->failed != 0;
+    write_text(w, b);
+    buf_reset(b);
+    if (b->cap > SCRATCH_KEPT) {
+        buf_fini(b);
+        buf_init(b, LIM_API_LIST);
     }
-    if (rc < 0 || over || b.failed != 0) {
+    if (rc < 0 || over || failed) {
         watch_end(w);
     }
 }
@@ -203,21 +180,12 @@ static void on_drain(struct http_req *r, void *ctx) {
     }
 }
 
-void api_watch_event(struct apiserver *a, struct api_res *res) {
-    (void)a;
-    uint64_t from = res->next;
+void api_watch_event(struct api_res *res) {
     for (LIST_EACH(pos, nxt, &res->watches)) {
         struct api_watch *w = CONTAINER_OF(pos, struct api_watch, link);
-        from = w->pos < from ? w->pos : from;
         if (http_pending(w->c->r) < LIM_API_WATCH_PENDING) {
             watch_pump(w);
         }
-    }
-    for (uint64_t i = from > res->first ? from : res->first; i < res->next; i++) {
-        struct api_event *ev = &res->ring[i & (res->ring_cap - 1)];
-        json_doc_free(ev->doc);
-        json_doc_free(ev->prev_doc);
-        ev->doc = ev->prev_doc = NULL;
     }
 }
 
@@ -239,7 +207,7 @@ static void on_bookmark_timer(struct loop_timer *t) {
         bool behind = w->snap_at < w->snap_n || w->pos != w->res->next;
         if (w->o.bookmarks && !behind) {
             AUTO(buf) struct buf b = BUF_INIT(64 << 10);
-            frame_bookmark(w, rv, false, &b);
+            api_frame_bookmark(&w->out, w->c->main, rv, false, !w->started, &b);
             http_write(w->c->r, buf_view(&b));
         }
     }
@@ -345,7 +313,7 @@ void api_watch_start(struct api_call *c) {
     }
     if (gone) {
         AUTO(buf) struct buf b = BUF_INIT(64 << 10);
-        frame_gone(w, w->o.rv, &b);
+        api_frame_gone(&w->out, w->o.rv, w->res->ring_from, &b);
         http_write(c->r, buf_view(&b));
         watch_end(w);
         return;

@@ -1,5 +1,6 @@
 #include "internal/apiserver/api_int.h"
 
+#include "internal/net/net.h"
 #include "internal/sys/sys.h"
 #include "internal/t/t.h"
 #include "internal/t/t_store.h"
@@ -184,6 +185,40 @@ TEST(apiserver, splices_whatever_metadata_looks_like) {
         ASSERT_STREQ("7", kube_rv(json_root(d)));
         api_obj_unref(o);
     }
+}
+
+static struct net_blob *frame(struct box *b, struct api_res *res, enum api_event_type type,
+                              struct api_out out) {
+    struct net_blob *f = NULL;
+    struct api_event *ev = api_event_use(b->a, res, res->first);
+    ASSERT_EQ(0, api_frame_event(res, ev, type, &out, res->kr, &f));
+    return f;
+}
+
+TEST(apiserver, an_event_is_encoded_once_for_each_form) {
+    static const struct api_out json = {.as_version = ""};
+    static const struct api_out table = {.as = API_AS_TABLE, .as_version = "v1"};
+    static const struct api_out rows = {.as = API_AS_TABLE, .as_version = "v1", .rows_only = true};
+    struct box b;
+    struct err e = ERR_INIT;
+    box_make(&b);
+    struct api_res *res = api_res_find(b.a, "", "namespaces");
+    ASSERT(res->first < res->next);
+    const struct net_blob *f = frame(&b, res, API_ADDED, json),
+                          *t = frame(&b, res, API_ADDED, table);
+    ASSERT(span_starts(span_of(f->p, f->n), "{\"type\":\"ADDED\",\"object\":{\"kind\":\"Name"));
+    ASSERT(f->n > 0 && f->p[f->n - 1] == '\n');
+    ASSERT(span_starts(span_of(t->p, t->n), "{\"type\":\"ADDED\",\"object\":{\"kind\":\"Table"));
+    ASSERT(f == frame(&b, res, API_ADDED, json) && t == frame(&b, res, API_ADDED, table));
+    ASSERT(f != frame(&b, res, API_MODIFIED, json) && t != frame(&b, res, API_ADDED, rows));
+    /* A watch that waits for its peer keeps the bytes, the event does not. */
+    struct net_blob *kept = net_blob_ref(frame(&b, res, API_ADDED, json));
+    ASSERT_OK(loop_step(b.l, 0, &e), &e);
+    ASSERT(api_ring_at(res, res->first)->frames == NULL);
+    ASSERT(kept->refs == 1 && kept->n > 0);
+    net_blob_unref(kept);
+    frame(&b, res, API_ADDED, json);
+    box_remove(&b);
 }
 
 static bool may(struct box *b, const char *user, const char *group, const char *verb,

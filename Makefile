@@ -198,6 +198,10 @@ clang: $(call objs,clang,$(cmd_c) $(lib_c) $(t_c) $(lin_c) $(test_c) $(fuzz_c))
 $(B)/etcdload: $(call objs,rel,scripts/bench/etcdload.c scripts/bench/load.c $(lib_c)) | $(B)/deps.stamp
 	$(call say,link,$@)musl-gcc -static -no-pie -g -Wl,--gc-sections -o $@ $(filter %.o,$^) $(rel_libs)
 
+# The load generator for the API server's watches.
+$(B)/apiload: $(call objs,rel,scripts/bench/apiload.c $(lib_c)) | $(B)/deps.stamp
+	$(call say,link,$@)musl-gcc -static -no-pie -g -Wl,--gc-sections -o $@ $(filter %.o,$^) $(rel_libs)
+
 # The store's engine alone, in process.
 $(B)/bench-engine: $(call objs,rel,scripts/bench/engine.c $(lib_c)) | $(B)/deps.stamp
 	$(call say,link,$@)musl-gcc -static -no-pie -g -Wl,--gc-sections -o $@ $(filter %.o,$^) $(rel_libs)

@@ -4,13 +4,11 @@
 api.py tenant KUBECONFIG NAME            milliseconds from sending a Tenant to its cluster answering
 api.py fill KUBECONFIG N                 creates N ConfigMaps on 8 connections: writes per second
 api.py list KUBECONFIG SECONDS           lists them again and again on one connection: lists and objects per second
-api.py watch KUBECONFIG WATCHERS N       N writes seen by WATCHERS watches: events per second, lag
 """
 import base64
 import http.client
 import json
 import re
-import selectors
 import ssl
 import sys
 import tempfile
@@ -117,71 +115,6 @@ def list_(path, seconds):
     print("list_mb_per_s %.0f" % (size / took / 1e6))
 
 
-def watch(path, watchers, n):
-    cluster = Cluster(read(path))
-    call(cluster.connect(), "POST", "/api/v1/namespaces", {"metadata": {"name": "watched"}}, ok=(201, 409))
-    sel = selectors.DefaultSelector()
-    socks = []
-    for _ in range(watchers):
-        conn = cluster.connect()
-        conn.connect()
-        s = conn.sock
-        s.sendall(("GET /api/v1/namespaces/watched/configmaps?watch=1 HTTP/1.1\r\nHost: %s\r\n\r\n" % cluster.host).encode())
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += s.recv(65536)
-        if b" 200 " not in head.split(b"\r\n")[0]:
-            raise SystemExit("watch: " + head[:200].decode(errors="replace"))
-        s.setblocking(False)
-        seen = [head.count(b'"type":"ADDED"')]
-        sel.register(s, selectors.EVENT_READ, (s, seen))
-        socks.append((conn, s, seen))
-    sent = [0.0] * n
-    first = [0.0] * n  # arrival at the first watcher
-
-    def write(k, step):
-        conn = cluster.connect()
-        for i in range(k, n, step):
-            sent[i] = time.monotonic()
-            call(conn, "POST", "/api/v1/namespaces/watched/configmaps", config_map("w-%d" % i, i))
-
-    began = time.monotonic()
-    writers = [threading.Thread(target=write, args=(k, 4), daemon=True) for k in range(4)]
-    for t in writers:
-        t.start()
-    left = watchers
-    tail = b""
-    while left and time.monotonic() - began < 120:
-        for key, _ in sel.select(1):
-            s, seen = key.data
-            while True:
-                try:
-                    data = s.recv(262144)
-                except (ssl.SSLWantReadError, BlockingIOError):
-                    break
-                if not data:
-                    raise SystemExit("a watch was closed after %d of %d events" % (seen[0], n))
-                now = time.monotonic()
-                if s is socks[0][1]:
-                    tail += data
-                    for m in re.finditer(rb'"name":"w-(\d+)"', tail):
-                        first[int(m.group(1))] = first[int(m.group(1))] or now
-                    tail = tail[-64:]
-                before = seen[0]
-                seen[0] += data.count(b'"type":"ADDED"')
-                if before < n <= seen[0]:
-                    left -= 1
-    took = time.monotonic() - began
-    delivered = sum(seen[0] for _, _, seen in socks)
-    lags = sorted((f - s) * 1000 for f, s in zip(first, sent) if f and s)
-    if left:
-        raise SystemExit("only %d of %d events came within 120 s" % (delivered, n * watchers))
-    print("watch_writes_per_s %.0f" % (n / took))
-    print("watch_events_per_s %.0f" % (delivered / took))
-    print("watch_lag_p50_ms %.1f" % lags[len(lags) // 2])
-    print("watch_lag_p99_ms %.1f" % lags[len(lags) * 99 // 100])
-
-
 def main(a):
     if len(a) == 3 and a[0] == "tenant":
         tenant(a[1], a[2])
@@ -189,8 +122,6 @@ def main(a):
         fill(a[1], int(a[2]))
     elif len(a) == 3 and a[0] == "list":
         list_(a[1], float(a[2]))
-    elif len(a) == 4 and a[0] == "watch":
-        watch(a[1], int(a[2]), int(a[3]))
     else:
         raise SystemExit(__doc__)
 

@@ -32,17 +32,48 @@ static size_t bytes_len(struct span s) {
     return s.n ? 1 + wire_varint_len(s.n) + s.n : 0;
 }
 
+static uint8_t *put_varint(uint8_t *p, uint64_t v) {
+    while (v > 0x7f) {
+        *p++ = (uint8_t)(v | 0x80);
+        v >>= 7;
+    }
+    *p++ = (uint8_t)v;
+    return p;
+}
+static uint8_t *put_i64(uint8_t *p, uint8_t no, int64_t v) {
+    if (v) {
+        *p++ = (uint8_t)(no << 3 | WIRE_VARINT);
+        p = put_varint(p, (uint64_t)v);
+    }
+    return p;
+}
+static uint8_t *put_bytes(uint8_t *p, uint8_t no, struct span s) {
+    if (s.n) {
+        *p++ = (uint8_t)(no << 3 | WIRE_BYTES);
+        p = put_varint(p, s.n);
+        memcpy(p, s.p, s.n);
+        p += s.n;
+    }
+    return p;
+}
+
+/* Most bytes that leave a store are made here: the room is asked for once. */
 void enc_kv(struct buf *b, uint32_t no, const struct store_kv *kv) {
     size_t n = bytes_len(kv->key) + i64_len(kv->create_rev) + i64_len(kv->mod_rev) +
                i64_len(kv->version) + bytes_len(kv->value) + i64_len(kv->lease);
     buf_varint(b, (uint64_t)no << 3 | WIRE_BYTES);
     buf_varint(b, n);
-    wire_bytes(b, 1, kv->key);
-    wire_i64(b, 2, kv->create_rev);
-    wire_i64(b, 3, kv->mod_rev);
-    wire_i64(b, 4, kv->version);
-    wire_bytes(b, 5, kv->value);
-    wire_i64(b, 6, kv->lease);
+    uint8_t *p = buf_room(b, n);
+    if (!p) {
+        return; /* the buffer remembers */
+    }
+    p = put_bytes(p, 1, kv->key);
+    p = put_i64(p, 2, kv->create_rev);
+    p = put_i64(p, 3, kv->mod_rev);
+    p = put_i64(p, 4, kv->version);
+    p = put_bytes(p, 5, kv->value);
+    put_i64(p, 6, kv->lease);
+    buf_added(b, n);
 }
 
 /* ---- requests ---- */

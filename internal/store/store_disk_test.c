@@ -227,6 +227,13 @@ void fault_set(struct fault *f, long countdown, int code, bool sticky, bool sync
     sqlite3_mutex_leave(f->lock);
 }
 
+bool fault_tripped(struct fault *f) {
+    sqlite3_mutex_enter(f->lock);
+    bool tripped = f->tripped;
+    sqlite3_mutex_leave(f->lock);
+    return tripped;
+}
+
 /* Takes back, tears or keeps each write that was not synced, newest first. */
 static void lose_power(struct fault *f, uint64_t *seed) {
     for (struct undo *u = f->undos; u; u = u->next) {

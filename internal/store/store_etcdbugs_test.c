@@ -90,7 +90,7 @@ struct crash {
 static bool crash_at(struct crash *c, long n, void (*work)(struct crash *c)) {
     fault_set(&c->f, n, SQLITE_IOERR_WRITE, true, false);
     work(c);
-    bool reached = c->f.tripped;
+    bool reached = fault_tripped(&c->f);
     fault_power_off(&c->f, &c->seed);
     box_shut(&c->b);
     fault_power_on(&c->f);

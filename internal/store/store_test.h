@@ -42,6 +42,7 @@ void fault_start(struct fault *f);
 void fault_stop(struct fault *f);
 /* After `countdown` operations (-1: never) one fails with an SQLite code, with `sticky` all from there on. */
 void fault_set(struct fault *f, long countdown, int code, bool sticky, bool syncs_only);
+bool fault_tripped(struct fault *f); /* since fault_set */
 /* From here on nothing reaches the disk, and of what was not synced some is lost or torn. Then close, and power on. */
 void fault_power_off(struct fault *f, uint64_t *seed);
 void fault_power_on(struct fault *f);

@@ -301,10 +301,11 @@ static void read_done(struct loop_work *w) {
             arena_reset(&j->a);
             j->res = (struct store_range_res){0};
             j->v = store_view(s);
-            j->rc = loop_work_submit(s->l, LANE_DB_READ, &j->w, &j->err);
-            if (j->rc == 0) {
-                return;
+            int rc = loop_work_submit(s->l, LANE_DB_READ, &j->w, &j->err);
+            if (rc == 0) {
+                return; /* the job is the lane's */
             }
+            j->rc = rc;
         } else {
             j->rc = err_pub(&j->err, ERR_GONE, STORE_E_COMPACTED);
         }

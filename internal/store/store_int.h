@@ -267,6 +267,7 @@ struct wal { /* what the loop knows of the WAL */
     unsigned passes;      /* since the beginning */
     bool out;             /* a pass is on its lane */
     bool stuck;           /* readers or the disk hold it up */
+    uint64_t stuck_at;    /* frames at that time */
     bool shrink;          /* the file is larger than an idle store's should be */
 };
 

@@ -40,8 +40,19 @@ void wal_grown(struct store *s, uint64_t frames) {
     if (frames < s->wal.frames || frames < s->wal.moved) { /* started again */
         s->wal.moved = 0;
         s->wal.passes = 0;
+        s->wal.stuck = false;
     }
     s->wal.frames = frames;
+}
+
+static void get_stuck(struct wal *w) {
+    w->stuck = true;
+    w->stuck_at = w->frames;
+}
+
+/* Tried again when the WAL has grown, so that it keeps its bound under readers that come and go; else with the timer. */
+static bool held_up(const struct wal *w) {
+    return w->stuck && w->frames < w->stuck_at + REST;
 }
 
 static int checkpoint(struct db *d, int mode, uint64_t *ret_frames, uint64_t *ret_moved,
@@ -59,7 +70,10 @@ static int checkpoint(struct db *d, int mode, uint64_t *ret_frames, uint64_t *re
 /* `frames`, `moved`: what a checkpoint saw and how far it came. Behind a reader nothing moves: tried again later. */
 static void learn(struct store *s, uint64_t frames, uint64_t moved, int rc) {
     struct wal *w = &s->wal;
-    w->stuck = rc < 0 || (moved < frames && moved <= w->moved);
+    w->stuck = false;
+    if (rc < 0 || (moved < frames && moved <= w->moved)) {
+        get_stuck(w);
+    }
     if (moved > w->moved && moved <= w->frames) { /* else the WAL was started again since */
         w->moved = moved;
     }
@@ -96,7 +110,7 @@ static void pass_done(struct loop_work *lw) {
 void wal_kick(struct store *s) {
     struct wal *w = &s->wal;
     bool again = w->passes && w->passes < PASSES && rest(s) > REST;
-    if (w->out || w->stuck || s->closing || !(again || (!w->passes && rest(s) >= w->soft))) {
+    if (w->out || held_up(w) || s->closing || !(again || (!w->passes && rest(s) >= w->soft))) {
         return;
     }
     uint64_t now = loop_now(s->l);
@@ -110,7 +124,7 @@ void wal_kick(struct store *s) {
     p->w.done = pass_done;
     p->s = s;
     if (loop_work_submit(s->l, LANE_DB_CHECKPOINT, &p->w, &e) < 0) {
-        w->stuck = true; /* no thread: the write lane does all of it when the WAL is at its most */
+        get_stuck(w); /* no thread: the write lane does all of it when the WAL is at its most */
         free(p);
         return;
     }
@@ -132,7 +146,7 @@ bool wal_due(const struct store *s, bool idle) {
     }
     bool ready = w->passes && rest(s) && (rest(s) <= REST || w->passes >= PASSES);
     bool most = rest(s) && w->frames >= w->most;
-    return (!w->stuck && (ready || most)) || (idle && w->shrink);
+    return (!held_up(w) && (ready || most)) || (idle && w->shrink);
 }
 
 int wal_task(struct task *t) {

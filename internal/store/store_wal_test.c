@@ -144,7 +144,8 @@ TEST(store, wal_torn_in_the_last_commit) {
     for (uint32_t i = 0; i < 30; i++) {
         put_n(&b, i, 200, i);
     }
-    b.s->wal.stuck = true;
+    b.s->wal.stuck = true; /* no checkpoint */
+    b.s->wal.stuck_at = UINT64_MAX / 2;
     struct buf before = file_of(&b, "store.db-wal");
     size_t n_before = live_frames(&before);
     put_n(&b, 5, 9000, 77);

@@ -52,7 +52,7 @@ image() { echo "$IMAGES/a/images/default"; }
         usr/lib64/ld-linux-x86-64.so.2 usr/share/kfarm/images/pause.tar etc/ssl/certs/ca-certificates.crt; do
         grep -q " squashfs-root/$f\( \|$\)" "$IMAGES/root"
     done
-    ! grep -q 'usr/share/doc/' "$IMAGES/root"
+    ! grep -q 'usr/share/doc/' "$IMAGES/root" || false
     ! grep -q 'usr/share/man/' "$IMAGES/root"
 }
 

@@ -196,7 +196,7 @@ except grpc.RpcError as e:
 asked.set()
 END
     for _ in $(seq 200); do kill -0 "$(pid term)" 2>/dev/null || break; sleep 0.05; done
-    ! kill -0 "$(pid term)" 2>/dev/null
+    ! kill -0 "$(pid term)" 2>/dev/null || false
     rm "$WORK/term.pid"
     [ ! -e "$WORK/term/store.db-wal" ]
     store_start term "$PORT"

@@ -89,8 +89,8 @@ alike() {
         -out "$WORK/bad.crt" 2>/dev/null
     local none=(--cacert "$WORK/ca.crt") etcdctl
     etcdctl="timeout 10 $(etcd_binary etcdctl) --command-timeout 2s --dial-timeout 2s"
-    ! $etcdctl --endpoints "https://127.0.0.1:$PORT" "${none[@]}" get alice/a
-    ! $etcdctl --endpoints "https://127.0.0.1:$PORT" "${none[@]}" --cert "$WORK/bad.crt" --key "$WORK/bad.key" get alice/a
+    ! $etcdctl --endpoints "https://127.0.0.1:$PORT" "${none[@]}" get alice/a || false
+    ! $etcdctl --endpoints "https://127.0.0.1:$PORT" "${none[@]}" --cert "$WORK/bad.crt" --key "$WORK/bad.key" get alice/a || false
     ! $etcdctl --endpoints "http://127.0.0.1:$PORT" get alice/a
 }
 

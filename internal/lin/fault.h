@@ -20,6 +20,7 @@ struct fault_ctl { /* all atomic; rates are per million calls */
     _Atomic uint64_t seed;
     _Atomic uint32_t write_rate, write_errno, sync_rate, read_rate, tear_rate;
     _Atomic uint32_t delay_rate, delay_us;
+    _Atomic uint32_t drag_us, drag_left; /* so many syncs take so long, and nothing else has to wait for them */
     _Atomic uint32_t full, read_only; /* nothing may grow; nothing may be written */
     _Atomic uint32_t lie;             /* syncs do nothing and say that all is well */
     _Atomic uint32_t die_after;       /* calls until death; 0: never */
@@ -28,6 +29,7 @@ struct fault_ctl { /* all atomic; rates are per million calls */
     /* what has happened */
     _Atomic uint32_t n_calls, n_syncs, n_failed, n_dropped, n_lost, n_power;
     _Atomic uint32_t n_moved; /* writes to the database beside its WAL: checkpoints */
+    _Atomic uint32_t n_dragged, dragging; /* syncs that began to take long; how many are at it */
     _Atomic uint32_t died; /* by us */
 };
 

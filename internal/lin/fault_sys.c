@@ -339,12 +339,26 @@ static void folder_synced(int fd) {
     }
 }
 
+/* The disk takes its time; the lock is not held meanwhile. */
+static void drag(void) {
+    uint32_t left = ctl->drag_left, us = ctl->drag_us;
+    if (left && us) {
+        struct timespec t = {us / 1000000, (long)(us % 1000000) * 1000};
+        ctl->drag_left = left - 1;
+        ctl->n_dragged++;
+        ctl->dragging++;
+        nanosleep(&t, NULL);
+        ctl->dragging--;
+    }
+}
+
 static int sync_file(int fd, int (*real)(int fd)) {
     struct file *f = file_of(fd);
     if (!f) {
         folder_synced(fd);
         return real(fd);
     }
+    drag();
     pthread_mutex_lock(&lock);
     ctl->n_syncs++;
     bool last = last_call();

@@ -45,7 +45,8 @@ static int check_files(int argc, char **argv) {
 }
 
 struct sum {
-    unsigned long ops, acked, open, events, starts, power, failed_calls, lost_pages, moved;
+    unsigned long ops, acked, open, events, starts, power, failed_calls, lost_pages, moved,
+        slow_syncs, stalls;
     unsigned bad;
 };
 
@@ -59,6 +60,8 @@ static void add(struct sum *s, const struct round_result *r) {
     s->failed_calls += r->n_failed_calls;
     s->lost_pages += r->n_lost_pages;
     s->moved += r->n_moved;
+    s->slow_syncs += r->n_slow_syncs;
+    s->stalls += r->n_stalls;
 }
 
 static void report(const struct lin_opts *o, const struct round_result *r, const struct err *e) {
@@ -100,6 +103,9 @@ static bool scenario(struct lin_opts *o, unsigned rounds, unsigned no) {
            "%lu failed calls, %lu pages lost, %lu checkpointed; %.1f s\n",
            s.ops, s.open, s.events, s.starts, s.power, s.failed_calls, s.lost_pages, s.moved,
            (double)(clock_ns() - from) / 1e9);
+    if (s.slow_syncs) {
+        printf("#   reads stood still in %lu of %lu slow syncs\n", s.stalls, s.slow_syncs);
+    }
     fflush(stdout);
     o->seed = first;
     return good;

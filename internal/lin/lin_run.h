@@ -16,6 +16,7 @@ enum lin_scenario {
     LIN_S_SYNC,  /* writes and syncs that fail, then power loss */
     LIN_S_SPACE, /* a disk that is full or read-only for a while */
     LIN_S_SLOW,  /* slow disk, watchers that do not read, progress, small messages */
+    LIN_S_DRAG,  /* syncs of up to half a second: reads and leases must go on meanwhile */
     LIN_S_CLOCK, /* clocks that jump, leases that end */
     LIN_S_LIE,   /* power loss on a disk that lies about syncs: must be seen as loss, or these tests see nothing */
     LIN_S_MAX_
@@ -84,6 +85,11 @@ void watch_encode(struct buf *b, const struct lin_watch *w, bool progress, bool 
 
 /* ---- lin_run_round.c ---- */
 enum { LIM_CLIENTS = 8, LIM_STREAMS = 5 };
+struct wait { /* what the reader met while one sync took long */
+    uint32_t sync;
+    unsigned n_syncs, n_stalls;
+    bool passed, waited;
+};
 struct client {
     struct round *r;
     int32_t id;
@@ -93,6 +99,7 @@ struct client {
     const char *kind, *path;
     bool busy;
     struct loop_timer timer;
+    uint32_t asked_in; /* the reader: the long sync that was under way when it asked; 0: none */
 };
 struct stream { /* one watch on a stream of its own */
     struct round *r;
@@ -112,12 +119,17 @@ struct round {
     uint64_t state; /* of the random numbers */
     struct server server;
     struct client clients[LIM_CLIENTS];
+    struct client reader; /* of LIN_S_DRAG: asks all the time for what needs no sync */
+    struct wait wait;
     struct stream streams[LIM_STREAMS];
     size_t n_clients, n_streams;
     int64_t n_calls, n_left, values, leases, next_stream, next_watch;
     int64_t rev, compacted; /* newest seen; compaction asked for */
     int64_t live[8];        /* leases that were granted */
     int32_t n_keys;
+    bool waves;       /* one client alone for a while, then all at once, and so on */
+    int64_t wave_end; /* n_left at the next turn */
+    bool lone;        /* only the first client asks */
     bool ending, final_done, finished, failed;
     int64_t final_rev;
     char why[200];
@@ -143,6 +155,7 @@ struct round_result {
     bool failed;
     char why[200], history[160];
     unsigned n_starts, n_deaths, n_power, n_failed_calls, n_lost_pages, n_moved;
+    unsigned n_slow_syncs, n_stalls; /* that the reader met; that it stood still in */
 };
 NODISCARD int round_run(const struct lin_opts *o, struct round_result *ret, struct err *e);
 

@@ -5,8 +5,8 @@
 
 #include <signal.h>
 
-const char *const lin_scenario_names[LIN_S_MAX_] = {"kill",  "stop", "power", "sync",
-                                                    "space", "slow", "clock", "lie"};
+const char *const lin_scenario_names[LIN_S_MAX_] = {"kill", "stop", "power", "sync", "space",
+                                                    "slow", "drag", "clock", "lie"};
 
 static void fire(struct loop_timer *t);
 
@@ -55,7 +55,7 @@ static void landed(struct round *r) {
 
 static void clear(struct fault_ctl *c) {
     c->write_rate = c->sync_rate = c->read_rate = c->tear_rate = 0;
-    c->delay_rate = c->full = c->read_only = c->die_after = 0;
+    c->delay_rate = c->full = c->read_only = c->die_after = c->drag_left = 0;
 }
 
 static void kill_or_stop(struct round *r) {
@@ -160,6 +160,19 @@ static void slow(struct round *r) {
     }
 }
 
+static void drag(struct round *r) {
+    struct fault_ctl *c = r->server.ctl;
+    c->drag_us =
+        1000u << (round_luck(r, 4) ? 6 + round_luck(r, 4) : round_luck(r, 6)); /* 1 to 512 ms */
+    c->drag_left = 1 + (800000 + round_luck(r, 400000)) / c->drag_us;
+    note(r, "syncs take us:", (long)c->drag_us);
+    landed(r);
+    if (round_luck(r, 8) == 0) {
+        note(r, "SIGKILL", 0);
+        server_kill(&r->server, SIGKILL);
+    }
+}
+
 static void clocks(struct round *r) {
     struct fault_ctl *c = r->server.ctl;
     if (round_luck(r, 2)) {
@@ -199,6 +212,7 @@ static void fire(struct loop_timer *t) {
     case LIN_S_SYNC: broken(r); break;
     case LIN_S_SPACE: space(r); break;
     case LIN_S_SLOW: slow(r); break;
+    case LIN_S_DRAG: drag(r); break;
     case LIN_S_CLOCK: clocks(r); break;
     case LIN_S_MAX_: break;
     }
@@ -206,6 +220,9 @@ static void fire(struct loop_timer *t) {
 
 void blow_next(struct round *r) {
     if (r->blows_left && !r->ending && !loop_timer_active(&r->nemesis)) {
+        if (r->o.scenario == LIN_S_DRAG && r->server.ctl->drag_left) {
+            return;
+        }
         /* At work mostly, sometimes while it starts. */
         if (r->server.state == SERVER_UP || round_luck(r, 3) == 0) {
             arm(r, r->server.state == SERVER_UP ? 30000 : 8000);

@@ -155,6 +155,15 @@ static const char *choose(struct client *c) {
     struct round *r = c->r;
     struct lin_op *op = &c->op;
     uint32_t n = round_luck(r, 100);
+    if (c == &r->reader) {
+        op->lease = r->live[round_luck(r, ARRAY_LEN(r->live))];
+        if (op->lease && n < 50) {
+            op->kind = n < 25 ? LIN_KEEP : LIN_TTL;
+            return n < 25 ? "keep" : "ttl";
+        }
+        op->subs[0][op->n_subs[0]++] = a_range(r);
+        return "get";
+    }
     if (n < 34) {
         op->subs[0][op->n_subs[0]++] = a_put(r);
         return "put";
@@ -187,11 +196,42 @@ static void wake(struct loop_timer *t) {
     client_next(CONTAINER_OF(t, struct client, timer));
 }
 
+/* Reads and leases need no sync: one that was asked for and answered while the same sync was under way did not wait for it.
+ * A sync during which one waited and none passed was a stall. */
+static void reader_met(struct client *c) {
+    struct round *r = c->r;
+    struct wait *w = &r->wait;
+    if (!c->asked_in) {
+        return;
+    }
+    if (c->asked_in != w->sync) {
+        w->n_syncs += w->passed || w->waited;
+        w->n_stalls += w->waited && !w->passed;
+        w->sync = c->asked_in;
+        w->passed = w->waited = false;
+    }
+    bool same = r->server.ctl->dragging && r->server.ctl->n_dragged == c->asked_in;
+    w->passed |= same;
+    w->waited |= !same;
+    c->asked_in = 0;
+}
+
+static void reader_judge(struct round *r) {
+    struct wait *w = &r->wait;
+    w->n_syncs += w->passed || w->waited;
+    w->n_stalls += w->waited && !w->passed;
+    /* A commit may be begun in the belief that the disk is quick, and the machine may be busy: not most of them. */
+    if (w->n_syncs >= 4 && w->n_stalls > 1 + w->n_syncs / 2) {
+        round_fail(r, "reads stood still during %u of %u slow syncs", w->n_stalls, w->n_syncs);
+    }
+}
+
 static void answered(void *ctx, int64_t code, struct span text, struct span msg) {
     struct client *c = ctx;
     struct round *r = c->r;
     c->busy = false;
     round_clock(r);
+    reader_met(c);
     if (code == 0) {
         size_t at = r->text.n;
         op_answer(&r->text, &c->op, c->path, msg);
@@ -217,15 +257,38 @@ static void answered(void *ctx, int64_t code, struct span text, struct span msg)
     }
     /* Without a server every attempt fails at once: the next one comes when it is ready. */
     loop_timer_start(r->l, &c->timer,
-                     code == -1  ? NS_PER_MS
-                     : r->ending ? 5 * NS_PER_MS
-                                 : 0,
+                     code == -1                     ? NS_PER_MS
+                     : r->ending || c == &r->reader ? 5 * NS_PER_MS
+                                                    : 0,
                      wake, "lin-client");
+}
+
+/* May it ask now? A client alone is served in other ways than many at once. */
+static bool wave_turn(struct client *c) {
+    struct round *r = c->r;
+    if (!r->waves || r->ending) {
+        return true;
+    }
+    if (r->n_left <= r->wave_end) {
+        r->lone = !r->lone;
+        r->wave_end = r->n_left -
+                      (r->lone ? 5 + (int64_t)round_luck(r, 25) : 20 + (int64_t)round_luck(r, 60));
+        for (size_t i = 1; i < r->n_clients && !r->lone; i++) {
+            struct client *o = &r->clients[i];
+            if (!o->busy && !loop_timer_active(&o->timer)) {
+                loop_timer_start(r->l, &o->timer, 0, wake, "lin-client");
+            }
+        }
+    }
+    return !r->lone || c->id == 0;
 }
 
 void client_next(struct client *c) {
     struct round *r = c->r;
     if (c->busy || r->finished || r->server.state != SERVER_UP || loop_timer_active(&c->timer)) {
+        return;
+    }
+    if (c == &r->reader ? r->ending : !wave_turn(c)) {
         return;
     }
     c->op = (struct lin_op){.kind = LIN_TXN, .client = c->id, .id = r->n_calls + 1};
@@ -235,6 +298,10 @@ void client_next(struct client *c) {
         }
         c->op.subs[0][c->op.n_subs[0]++] = (struct lin_sub){.what = ':', .hi = LIM_LIN_KEYS};
         c->kind = "get";
+    } else if (c == &r->reader) {
+        struct fault_ctl *f = r->server.ctl;
+        c->kind = choose(c);
+        c->asked_in = f->dragging && f->drag_us >= 64000 ? f->n_dragged : 0;
     } else if (r->n_left <= 0) {
         return;
     } else {
@@ -402,6 +469,9 @@ void round_up(struct round *r) {
     for (size_t i = 0; i < r->n_clients; i++) {
         client_next(&r->clients[i]);
     }
+    if (r->o.scenario == LIN_S_DRAG) {
+        client_next(&r->reader);
+    }
 }
 
 void round_down(struct round *r) {
@@ -492,6 +562,8 @@ static int setup(struct round *r, struct err *e) {
     r->leases = 1000;
     r->blows_left = 1 + round_luck(r, 4);
     r->long_leases = round_luck(r, 2);
+    r->waves = round_luck(r, 2);
+    r->wave_end = r->n_left;
     for (size_t i = 0; i < r->n_clients; i++) {
         r->clients[i].r = r;
         r->clients[i].id = (int32_t)i;
@@ -505,6 +577,11 @@ static int setup(struct round *r, struct err *e) {
             return rc;
         }
     }
+    r->reader.r = r;
+    r->reader.id = LIM_CLIENTS;
+    if ((rc = http_client_new(r->l, &o, &r->reader.hc, e)) < 0) {
+        return rc;
+    }
     if (r->server.ctl) {
         r->server.ctl->lie = r->o.scenario == LIN_S_LIE;
     }
@@ -514,19 +591,23 @@ static int setup(struct round *r, struct err *e) {
     return server_start(&r->server, e);
 }
 
+static void client_leave(struct client *c) {
+    loop_timer_stop(&c->timer);
+    if (c->rpc.call) {
+        http_call_cancel(TAKE(c->rpc.call));
+        grpc_reader_fini(&c->rpc.in);
+        buf_fini(&c->rpc.last);
+    }
+    http_client_free(c->hc);
+}
+
 static void leave(struct round *r) {
     loop_timer_stop(&r->guard);
     loop_timer_stop(&r->nemesis);
     for (size_t i = 0; i < r->n_clients; i++) {
-        struct client *c = &r->clients[i];
-        loop_timer_stop(&c->timer);
-        if (c->rpc.call) {
-            http_call_cancel(TAKE(c->rpc.call));
-            grpc_reader_fini(&c->rpc.in);
-            buf_fini(&c->rpc.last);
-        }
-        http_client_free(c->hc);
+        client_leave(&r->clients[i]);
     }
+    client_leave(&r->reader);
     for (size_t i = 0; i < r->n_streams; i++) {
         struct stream *s = &r->streams[i];
         loop_timer_stop(&s->timer);
@@ -615,6 +696,7 @@ int round_run(const struct lin_opts *o, struct round_result *ret, struct err *e)
         }
     }
     if (rc == 0 && !r->failed) {
+        reader_judge(r);
         rc = check_file(r, e);
     } else {
         leave(r);
@@ -628,6 +710,8 @@ int round_run(const struct lin_opts *o, struct round_result *ret, struct err *e)
         ret->n_failed_calls = r->server.ctl->n_failed;
         ret->n_lost_pages = r->server.ctl->n_lost + r->server.ctl->n_dropped;
     }
+    ret->n_slow_syncs = r->wait.n_syncs;
+    ret->n_stalls = r->wait.n_stalls;
     ret->n_starts = r->server.n_starts;
     ret->n_deaths = r->server.n_deaths;
     ret->failed = r->failed || ret->v.n || rc < 0;

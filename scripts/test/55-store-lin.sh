@@ -12,4 +12,4 @@ mkdir -p "$keep"
 make --no-print-directory -j"$(nproc)" build/check/kfarm-lin build/check/kfarm-faulty-store build/check/kfarm >&2
 exec build/check/kfarm-lin run "${KFARM:-build/kfarm}" build/check/kfarm-faulty-store "$keep" "${SEED:-1}" \
     kill=$((90 * n)) stop=$((30 * n)) power=$((120 * n)) sync=$((120 * n)) space=$((60 * n)) slow=$((30 * n)) \
-    clock=$((60 * n)) lie=30 kfarm=build/check/kfarm kill=$((10 * n)) stop=$((20 * n))
+    drag=$((8 * n)) clock=$((60 * n)) lie=30 kfarm=build/check/kfarm kill=$((10 * n)) stop=$((20 * n))

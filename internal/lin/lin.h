@@ -3,7 +3,7 @@
  * What:     a text of one line an event, in the order in which one thread saw them, so that line numbers are the clock;
  *           lin_check decides whether a correct store could have answered so.
  * Owns:     struct lin_log its text; struct lin_verdict is plain memory.
- * Limits:   LIM_LIN_KEYS keys, LIM_LIN_SUBS operations a transaction.
+ * Limits:   LIM_LIN_KEYS keys, LIM_LIN_SUBS operations a branch, LIM_LIN_LEAVES a transaction with all in it.
  * Errors:   INVALID for a text that is no history.
  * Threads:  any.
  * Spec:     linearizability (Herlihy & Wing 1990) of operations; etcd's watch guarantees: ordered, unique, atomic, reliable,
@@ -13,9 +13,11 @@
  *   call ID CLIENT put|del|get|txn  [?TARGET KEY HOW NUMBER]… OP… [else OP…]
  *        tests  ?m3=7 (m mod, c create, v version, l lease, x value; = < > !)
  *        OP     +KEY=VALUE/LEASE[^]   -LO:HI[^]   :LO:HI@REV#LIMIT[c]      ^ previous values wanted, c count only
+ *               ( TEST… OP… [else OP…] )                                   a transaction in it
  *   call ID CLIENT grant LEASE TTL | revoke LEASE | keep LEASE | ttl LEASE | compact REV | hash REV
  *   ret ID ok REV                        of grant, revoke, keep, compact
- *   ret ID ok REV SUCCEEDED RESULT…      + | +KV    -N[,KV]…    :COUNT,MORE[,KV]…    KV: KEY=VALUE@CREATE/MOD/VERSION/LEASE
+ *   ret ID ok REV SUCCEEDED RESULT…      + | +KV    -N[,KV]…    :COUNT,MORE[,KV]…    (SUCCEEDED RESULT… )
+ *        KV     KEY=VALUE@CREATE/MOD/VERSION/LEASE
  *   ret ID ok REV ttl KEY…   |   ret ID ok REV hash HASH COMPACTED AT (0: not told)
  *   ret ID err CODE TEXT                 gRPC's code; -1: the connection was lost
  *   watch W STREAM LO HI START FILTERS PREV        FILTERS: 1 no puts, 2 no deletions; PREV: 0 or 1
@@ -31,7 +33,7 @@
 
 #include "internal/base/buf.h"
 
-enum { LIM_LIN_KEYS = 16, LIM_LIN_SUBS = 6, LIM_LIN_FINDINGS = 12 };
+enum { LIM_LIN_KEYS = 16, LIM_LIN_SUBS = 6, LIM_LIN_LEAVES = 32, LIM_LIN_DEPTH = 4, LIM_LIN_FINDINGS = 12 };
 
 enum lin_rule {
     LIN_GAP,        /* an event or revision is missing */

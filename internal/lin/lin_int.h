@@ -6,6 +6,8 @@
 
 #include "internal/base/arena.h"
 
+enum { LIM_LIN_RES = 2 * LIM_LIN_LEAVES };
+
 struct lin_kv {
     int32_t key;
     int64_t val, create, mod, version, lease; /* version 0: does not exist */
@@ -20,13 +22,21 @@ struct lin_cmp {
     int32_t key;
     int64_t num;
 };
+struct lin_txn;
 struct lin_sub { /* one operation of a transaction */
-    char what;   /* + - : */
+    char what;   /* + - : ( */
     int32_t lo, hi;
     int64_t val, lease, rev, limit;
     bool prev, count_only;
+    bool done;           /* its branch was taken, by the answer */
+    struct lin_txn *txn; /* of ( */
 };
-struct lin_res {
+struct lin_txn {
+    struct lin_cmp cmps[LIM_LIN_SUBS];
+    struct lin_sub subs[2][LIM_LIN_SUBS]; /* 0: then, 1: else */
+    size_t n_cmps, n_subs[2];
+};
+struct lin_res { /* flat: ( with count 1 for success, what it did, then ) */
     char what;
     int64_t count;
     bool more;
@@ -44,9 +54,9 @@ struct lin_op {
     size_t call, ret; /* lines; ret SIZE_MAX: never */
     int64_t code;     /* of an error */
     struct span text;
-    struct lin_cmp cmps[LIM_LIN_SUBS];
-    struct lin_sub subs[2][LIM_LIN_SUBS]; /* 0: then, 1: else */
-    size_t n_cmps, n_subs[2];
+    struct lin_txn t;
+    struct lin_sub *leaves[LIM_LIN_LEAVES]; /* of t with all transactions in it, whatever the branch */
+    size_t n_leaves;
     int64_t lease, ttl, num;
     /* the answer */
     int64_t rev;
@@ -133,10 +143,10 @@ int64_t lin_clock_at(const struct lin *h, size_t line);
 bool lin_history(struct lin *h); /* what happened, from those who watched everything; false: it has gaps */
 struct lin_kv lin_state(const struct lin *h, int32_t key, int64_t rev); /* version 0: not there */
 struct lin_run { /* an operation carried out on a state */
-    struct lin_ev ev[LIM_LIN_SUBS * LIM_LIN_KEYS];
+    struct lin_ev ev[LIM_LIN_LEAVES * LIM_LIN_KEYS];
     size_t n_ev;
     bool succeeded;
-    struct lin_res res[LIM_LIN_SUBS];
+    struct lin_res res[LIM_LIN_RES];
     size_t n_res;
 };
 void lin_apply(const struct lin *h, const struct lin_op *op, int64_t at, int64_t new_rev, struct lin_run *ret);

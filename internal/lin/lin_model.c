@@ -199,33 +199,44 @@ static void run_range(const struct lin *h, const struct state *s, const struct l
     res->more = q->limit && !q->count_only && res->count > q->limit;
 }
 
+/* All tests are made on the state before anything is changed, those of transactions inside too. */
+static void run_txn(const struct lin *h, const struct state *before, struct state *s,
+                    const struct lin_txn *t, int64_t rev, struct lin_run *ret, bool *succeeded) {
+    bool ok = true;
+    for (size_t i = 0; i < t->n_cmps; i++) {
+        ok &= holds(before, &t->cmps[i]);
+    }
+    *succeeded = ok;
+    int b = ok ? 0 : 1;
+    for (size_t i = 0; i < t->n_subs[b]; i++) {
+        const struct lin_sub *q = &t->subs[b][i];
+        CHECK(ret->n_res + 2 <= LIM_LIN_RES);
+        struct lin_res *res = &ret->res[ret->n_res++];
+        *res = (struct lin_res){.what = q->what};
+        if (q->what == '(') {
+            bool inner;
+            run_txn(h, before, s, q->txn, rev, ret, &inner);
+            res->count = inner;
+            ret->res[ret->n_res++] = (struct lin_res){.what = ')'};
+        } else if (q->what == '+') {
+            run_put(s, q, rev, ret, res);
+        } else if (q->what == '-') {
+            run_delete(s, q, rev, ret, res);
+        } else {
+            run_range(h, s, q, res);
+        }
+    }
+}
+
 void lin_apply(const struct lin *h, const struct lin_op *op, int64_t at, int64_t new_rev,
                struct lin_run *ret) {
-    struct state s;
+    struct state s, before;
     for (int32_t i = 0; i < LIM_LIN_KEYS; i++) {
         s.k[i] = lin_state(h, i, at);
     }
+    before = s;
     ret->n_ev = ret->n_res = 0;
-    ret->succeeded = true;
-    for (size_t i = 0; i < op->n_cmps; i++) {
-        ret->succeeded &= holds(&s, &op->cmps[i]);
-    }
-    int b = ret->succeeded ? 0 : 1;
-    for (size_t i = 0; i < op->n_subs[b]; i++) {
-        const struct lin_sub *q = &op->subs[b][i];
-        struct lin_res *res = &ret->res[ret->n_res++];
-        res->what = q->what;
-        res->n = 0;
-        res->count = 0;
-        res->more = false;
-        if (q->what == '+') {
-            run_put(&s, q, new_rev, ret, res);
-        } else if (q->what == '-') {
-            run_delete(&s, q, new_rev, ret, res);
-        } else {
-            run_range(h, &s, q, res);
-        }
-    }
+    run_txn(h, &before, &s, &op->t, new_rev, ret, &ret->succeeded);
 }
 
 void lin_revoke(const struct lin *h, int64_t lease, int64_t at, struct lin_run *ret) {

@@ -49,8 +49,7 @@ static size_t *first_lines(struct lin *h) {
 /* ---- answers ---- */
 
 static bool changes(const struct lin_op *op) {
-    int b = op->succeeded ? 0 : 1;
-    for (size_t i = 0; i < op->n_subs[b] && i < op->n_res; i++) {
+    for (size_t i = 0; i < op->n_res; i++) {
         if (op->res[i].what == '+' || (op->res[i].what == '-' && op->res[i].count)) {
             return true;
         }
@@ -59,11 +58,9 @@ static bool changes(const struct lin_op *op) {
 }
 
 static bool can_change(const struct lin_op *op) {
-    for (int b = 0; b < 2; b++) {
-        for (size_t i = 0; i < op->n_subs[b]; i++) {
-            if (op->subs[b][i].what != ':') {
-                return true;
-            }
+    for (size_t i = 0; i < op->n_leaves; i++) {
+        if (op->leaves[i]->what != ':') {
+            return true;
         }
     }
     return false;
@@ -172,11 +169,9 @@ static bool could(const struct matching *x, const struct maker *m, int64_t rev) 
                  his = false; /* values are written once: most can be told by one look */
             for (size_t i = 0; i < r->n; i++) {
                 puts |= r->ev[i].kv.version != 0;
-                for (int b = 0; b < 2 && r->ev[i].kv.version; b++) {
-                    for (size_t k = 0; k < m->op->n_subs[b]; k++) {
-                        his |= m->op->subs[b][k].what == '+' &&
-                               m->op->subs[b][k].val == r->ev[i].kv.val;
-                    }
+                for (size_t k = 0; k < m->op->n_leaves && r->ev[i].kv.version; k++) {
+                    const struct lin_sub *s = m->op->leaves[k];
+                    his |= s->what == '+' && s->val == r->ev[i].kv.val;
                 }
             }
             if (puts && !his) {
@@ -236,15 +231,13 @@ static void unexplained(struct lin *h, int64_t rev) {
     }
     for (size_t i = 0; i < h->n_ops; i++) {
         const struct lin_op *op = h->ops[i];
-        for (int b = 0; b < 2 && op->end == LIN_NO && op->kind == LIN_TXN; b++) {
-            for (size_t k = 0; k < op->n_subs[b]; k++) {
-                if (op->subs[b][k].what == '+' && r->ev[0].kv.version &&
-                    op->subs[b][k].val == r->ev[0].kv.val) {
-                    lin_find(h, LIN_REFUSED, op->ret,
-                             "operation %lld was refused, but made revision %lld",
-                             (long long)op->id, (long long)rev);
-                    return;
-                }
+        for (size_t k = 0; k < op->n_leaves && op->end == LIN_NO; k++) {
+            const struct lin_sub *s = op->leaves[k];
+            if (s->what == '+' && r->ev[0].kv.version && s->val == r->ev[0].kv.val) {
+                lin_find(h, LIN_REFUSED, op->ret,
+                         "operation %lld was refused, but made revision %lld", (long long)op->id,
+                         (long long)rev);
+                return;
             }
         }
     }

@@ -68,27 +68,36 @@ static int read_event(struct span t, struct lin_ev *ev) {
     return 0;
 }
 
-static int read_cmp(struct span t, struct lin_op *op) {
+static int read_cmp(struct span s, struct lin_txn *to) {
     uint8_t target = 0, how = 0;
-    if (op->n_cmps == LIM_LIN_SUBS) {
+    if (to->n_cmps == LIM_LIN_SUBS) {
         return -ERR_INVALID;
     }
-    struct lin_cmp *c = &op->cmps[op->n_cmps++];
-    if (span_u8(&t, &target) < 0 || key(&t, &c->key, LIM_LIN_KEYS - 1) < 0 ||
-        span_u8(&t, &how) < 0 || num(&t, &c->num) < 0) {
+    struct lin_cmp *c = &to->cmps[to->n_cmps++];
+    if (span_u8(&s, &target) < 0 || key(&s, &c->key, LIM_LIN_KEYS - 1) < 0 ||
+        span_u8(&s, &how) < 0 || num(&s, &c->num) < 0) {
         return -ERR_INVALID;
     }
     c->target = (char)target;
     c->how = (char)how;
-    return span_end(&t);
+    return span_end(&s);
 }
 
-static int read_sub(char what, struct span t, struct lin_op *op, int branch) {
-    if (op->n_subs[branch] == LIM_LIN_SUBS) {
+static struct lin_sub *add_sub(struct lin_txn *t, int branch, char what) {
+    if (t->n_subs[branch] == LIM_LIN_SUBS) {
+        return NULL;
+    }
+    struct lin_sub *s = &t->subs[branch][t->n_subs[branch]++];
+    s->what = what;
+    return s;
+}
+
+static int read_sub(char what, struct span t, struct lin_op *op, struct lin_txn *to, int branch) {
+    struct lin_sub *s = add_sub(to, branch, what);
+    if (!s || op->n_leaves == LIM_LIN_LEAVES) {
         return -ERR_INVALID;
     }
-    struct lin_sub *s = &op->subs[branch][op->n_subs[branch]++];
-    s->what = what;
+    op->leaves[op->n_leaves++] = s;
     if (what == '+') {
         if (key(&t, &s->lo, LIM_LIN_KEYS - 1) < 0 || mark(&t, '=') < 0 || num(&t, &s->val) < 0 ||
             mark(&t, '/') < 0 || num(&t, &s->lease) < 0) {
@@ -123,21 +132,34 @@ static int next_num(struct span *s, int64_t *ret) {
     return word(s, &w) && num(&w, ret) == 0 ? span_end(&w) : -ERR_INVALID;
 }
 
-static int read_body(struct span *s, struct lin_op *op) {
+static int read_body(struct lin *h, struct span *s, struct lin_op *op, struct lin_txn *to,
+                     unsigned depth) {
     struct span w;
-    int branch = 0;
-    while (word(s, &w)) {
+    int branch = 0, rc = 0;
+    while (rc == 0 && word(s, &w)) {
         char c = (char)w.p[0];
         struct span rest = span_of(w.p + 1, w.n - 1);
-        int rc = span_eq_str(w, "else")             ? (branch = 1, 0)
-                 : c == '?'                         ? read_cmp(rest, op)
-                 : c == '+' || c == '-' || c == ':' ? read_sub(c, rest, op, branch)
+        if (span_eq_str(w, ")")) {
+            return depth ? 0 : -ERR_INVALID;
+        }
+        if (span_eq_str(w, "else")) {
+            branch = 1;
+        } else if (span_eq_str(w, "(")) {
+            struct lin_sub *sub = add_sub(to, branch, c);
+            struct lin_txn *inner = arena_new(&h->a, struct lin_txn);
+            CHECK(inner);
+            if (!sub || depth == LIM_LIN_DEPTH) {
+                return -ERR_INVALID;
+            }
+            sub->txn = inner;
+            rc = read_body(h, s, op, inner, depth + 1);
+        } else {
+            rc = c == '?'                           ? read_cmp(rest, to)
+                 : c == '+' || c == '-' || c == ':' ? read_sub(c, rest, op, to, branch)
                                                     : -ERR_INVALID;
-        if (rc < 0) {
-            return rc;
         }
     }
-    return 0;
+    return rc < 0 ? rc : depth ? -ERR_INVALID : 0;
 }
 
 static int read_call(struct lin *h, size_t line, struct span s) {
@@ -170,7 +192,7 @@ static int read_call(struct lin *h, size_t line, struct span s) {
     h->ops = lin_grow(h->ops, h->n_ops, &h->cap_ops, sizeof(struct lin_op *));
     h->ops[h->n_ops++] = op;
     switch (op->kind) {
-    case LIN_TXN: return read_body(&s, op);
+    case LIN_TXN: return read_body(h, &s, op, &op->t, 0);
     case LIN_GRANT:
         return next_num(&s, &op->lease) < 0 || next_num(&s, &op->ttl) < 0 ? -ERR_INVALID : 0;
     case LIN_REVOKE:
@@ -182,14 +204,17 @@ static int read_call(struct lin *h, size_t line, struct span s) {
     return -ERR_INVALID;
 }
 
-static int read_res(struct lin_op *op, struct span t) {
+static int read_res(struct lin_run *run, struct span t) {
     uint8_t c = 0;
-    if (op->n_res == LIM_LIN_SUBS || span_u8(&t, &c) < 0) {
+    if (run->n_res == LIM_LIN_RES || span_u8(&t, &c) < 0) {
         return -ERR_INVALID;
     }
-    struct lin_res *r = &op->res[op->n_res++];
+    struct lin_res *r = &run->res[run->n_res++];
     *r = (struct lin_res){.what = (char)c};
     int64_t more = 0;
+    if (c == '(' || c == ')') {
+        return c == '(' && num(&t, &r->count) < 0 ? -ERR_INVALID : span_end(&t);
+    }
     if (c == '+') {
         r->n = t.n ? 1 : 0;
         return t.n ? (kv(&t, &r->kvs[0]) < 0 ? -ERR_INVALID : span_end(&t)) : 0;
@@ -216,6 +241,20 @@ static void saw(struct lin *h, size_t line, int64_t rev) {
     }
 }
 
+/* Which operations an answer says were done. */
+static void mark_done(struct lin_op *op, struct lin_txn *t, bool succeeded, size_t *at) {
+    int b = succeeded ? 0 : 1;
+    for (size_t i = 0; i < t->n_subs[b] && *at < op->n_res; i++) {
+        struct lin_sub *s = &t->subs[b][i];
+        s->done = true;
+        const struct lin_res *r = &op->res[(*at)++];
+        if (s->what == '(' && r->what == '(') {
+            mark_done(op, s->txn, r->count != 0, at);
+            ++*at; /* ) */
+        }
+    }
+}
+
 static struct lin_op *op_of(struct lin *h, int64_t id) {
     for (size_t i = h->n_ops; i > 0; i--) { /* answers come soon after their questions */
         if (h->ops[i - 1]->id == id) {
@@ -239,17 +278,22 @@ static int read_ok(struct lin *h, struct lin_op *op, size_t line, struct span s)
     saw(h, line, op->rev);
     if (op->kind == LIN_TXN) {
         int64_t ok;
-        op->res = arena_alloc(&h->a, LIM_LIN_SUBS * sizeof(*op->res));
-        CHECK(op->res);
+        h->run->n_res = 0;
         if (next_num(&s, &ok) < 0) {
             return -ERR_INVALID;
         }
         op->succeeded = ok != 0;
         while (word(&s, &w)) {
-            if (read_res(op, w) < 0) {
+            if (read_res(h->run, w) < 0) {
                 return -ERR_INVALID;
             }
         }
+        size_t at = 0;
+        op->n_res = h->run->n_res;
+        op->res = arena_alloc(&h->a, (op->n_res + 1) * sizeof(*op->res));
+        CHECK(op->res);
+        memcpy(op->res, h->run->res, op->n_res * sizeof(*op->res));
+        mark_done(op, &op->t, op->succeeded, &at);
     } else if (op->kind == LIN_TTL) {
         int64_t k;
         if (!word(&s, &w) || !span_eq_str(w, "ttl")) {

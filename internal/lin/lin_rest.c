@@ -26,11 +26,11 @@ static bool says(const struct lin_op *op, const char *text) {
     return false;
 }
 
-static int64_t oldest_read(const struct lin_op *op, int branch) {
+static int64_t oldest_read(const struct lin_op *op, bool done) {
     int64_t oldest = 0;
-    for (size_t i = 0; i < op->n_subs[branch]; i++) {
-        const struct lin_sub *s = &op->subs[branch][i];
-        if (s->what == ':' && s->rev > 0 && (!oldest || s->rev < oldest)) {
+    for (size_t i = 0; i < op->n_leaves; i++) {
+        const struct lin_sub *s = op->leaves[i];
+        if (s->what == ':' && s->rev > 0 && (s->done || !done) && (!oldest || s->rev < oldest)) {
             oldest = s->rev;
         }
     }
@@ -39,7 +39,7 @@ static int64_t oldest_read(const struct lin_op *op, int branch) {
 
 static void judge_past(struct lin *h, const struct lin_op *op) {
     if (op->end == LIN_OK) {
-        int64_t rev = oldest_read(op, op->succeeded ? 0 : 1);
+        int64_t rev = oldest_read(op, true);
         int64_t sure = rev ? compact_bound(h, op->call, true) : 0;
         if (rev && rev < sure) {
             lin_find(h, LIN_COMPACT, op->ret,
@@ -51,8 +51,7 @@ static void judge_past(struct lin *h, const struct lin_op *op) {
     if (op->end != LIN_NO || op->code != 11) {
         return;
     }
-    int64_t a = oldest_read(op, 0), b = oldest_read(op, 1);
-    int64_t rev = a && (!b || a < b) ? a : b;
+    int64_t rev = oldest_read(op, false);
     if (says(op, "compacted")) {
         int64_t maybe = compact_bound(h, op->ret, false);
         if (!rev || rev >= maybe) {
@@ -63,11 +62,9 @@ static void judge_past(struct lin *h, const struct lin_op *op) {
         return;
     }
     int64_t newest = 0;
-    for (int k = 0; k < 2; k++) {
-        for (size_t i = 0; i < op->n_subs[k]; i++) {
-            newest = op->subs[k][i].what == ':' && op->subs[k][i].rev > newest ? op->subs[k][i].rev
-                                                                               : newest;
-        }
+    for (size_t i = 0; i < op->n_leaves; i++) {
+        const struct lin_sub *s = op->leaves[i];
+        newest = s->what == ':' && s->rev > newest ? s->rev : newest;
     }
     if (newest <= op->floor) {
         lin_find(h, LIN_STALE, op->ret,
@@ -116,20 +113,17 @@ static struct life life_of(const struct lin *h, int64_t lease, const struct lin_
 
 static void judge_lease_use(struct lin *h, const struct lin_op *op) {
     bool all_alive = true, any = false; /* a refusal does not say which of them is unknown */
-    for (int b = 0; b < 2; b++) {
-        for (size_t i = 0; i < op->n_subs[b]; i++) {
-            const struct lin_sub *s = &op->subs[b][i];
-            if (s->what != '+' || !s->lease) {
-                continue;
-            }
-            struct life l = life_of(h, s->lease, op);
-            any = true;
-            all_alive &= l.granted && !l.maybe_gone;
-            if (op->end == LIN_OK && l.surely_gone && b == (op->succeeded ? 0 : 1)) {
-                lin_find(h, LIN_LEASE, op->ret,
-                         "operation %lld used lease %lld after it was revoked", (long long)op->id,
-                         (long long)s->lease);
-            }
+    for (size_t i = 0; i < op->n_leaves; i++) {
+        const struct lin_sub *s = op->leaves[i];
+        if (s->what != '+' || !s->lease) {
+            continue;
+        }
+        struct life l = life_of(h, s->lease, op);
+        any = true;
+        all_alive &= l.granted && !l.maybe_gone;
+        if (op->end == LIN_OK && l.surely_gone && s->done) {
+            lin_find(h, LIN_LEASE, op->ret, "operation %lld used lease %lld after it was revoked",
+                     (long long)op->id, (long long)s->lease);
         }
     }
     if (op->end == LIN_NO && op->code == 5 && any && all_alive) {

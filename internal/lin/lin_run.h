@@ -61,6 +61,7 @@ struct rpc {
     struct http_call *call;
     struct grpc_reader in;
     struct buf last;
+    bool pages;
     rpc_done *done;
     void *ctx;
     struct round *r;
@@ -68,6 +69,7 @@ struct rpc {
 /* One message each way; with a stream the first answer counts. */
 void rpc_start(struct rpc *c, struct round *r, struct http_client *hc, const char *path, struct span msg,
                rpc_done *done, void *ctx);
+#define RPC_RANGE_STREAM "/etcdserverpb.KV/RangeStream"
 /* Head of a gRPC call for http_call_opts. */
 extern const struct http_header rpc_headers[2];
 int64_t rpc_code(const struct http_call *c, int rc, struct span *ret_text);
@@ -96,6 +98,8 @@ struct client {
     struct http_client *hc;
     struct rpc rpc;
     struct lin_op op; /* the one under way */
+    struct lin_txn inner[4]; /* of op */
+    size_t n_inner;
     const char *kind, *path;
     bool busy;
     struct loop_timer timer;

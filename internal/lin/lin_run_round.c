@@ -82,39 +82,52 @@ static struct lin_sub a_range(struct round *r) {
     return s;
 }
 
-static void a_txn(struct round *r, struct lin_op *op) {
+static struct lin_cmp a_test(struct round *r) {
     static const char targets[] = "mcvxl", hows[] = "=<>!";
-    uint32_t used = 0;
+    struct lin_cmp c = {.key = some_key(r),
+                        .target = targets[round_luck(r, 5)],
+                        .how = round_luck(r, 3) ? '=' : hows[round_luck(r, 4)]};
+    if (c.target == 'x' && c.how != '=') {
+        c.how = '!'; /* values have an order of their own */
+    }
+    c.num = c.target == 'v'    ? round_luck(r, 4)
+            : c.target == 'x'  ? 1 + round_luck(r, (uint32_t)r->values + 1)
+            : c.target == 'l'  ? r->live[round_luck(r, ARRAY_LEN(r->live))]
+            : round_luck(r, 3) ? r->rev - (int64_t)round_luck(r, 8)
+                               : 0;
+    c.num = c.num < 0 ? 0 : c.num;
+    return c;
+}
+
+/* *used: the keys that are changed beside it and, afterwards, in it: each may be changed once. */
+static void a_txn(struct client *c, struct lin_txn *t, uint32_t *used) {
+    struct round *r = c->r;
+    uint32_t in[2] = {*used, *used};
     for (uint32_t i = 1 + round_luck(r, 2); i > 0; i--) {
-        struct lin_cmp *c = &op->cmps[op->n_cmps++];
-        c->key = some_key(r);
-        c->target = targets[round_luck(r, 5)];
-        c->how = round_luck(r, 3) ? '=' : hows[round_luck(r, 4)];
-        if (c->target == 'x' && c->how != '=') {
-            c->how = '!'; /* values have an order of their own */
-        }
-        c->num = c->target == 'v'   ? round_luck(r, 4)
-                 : c->target == 'x' ? 1 + round_luck(r, (uint32_t)r->values + 1)
-                 : c->target == 'l' ? r->live[round_luck(r, ARRAY_LEN(r->live))]
-                 : round_luck(r, 3) ? r->rev - (int64_t)round_luck(r, 8)
-                                    : 0;
-        c->num = c->num < 0 ? 0 : c->num;
+        t->cmps[t->n_cmps++] = a_test(r);
     }
     for (int k = 0; k < 2; k++) {
-        used = 0;
         for (uint32_t i = 1 + round_luck(r, 3); i > 0; i--) {
+            if (round_luck(r, 8) == 0 && c->n_inner < ARRAY_LEN(c->inner)) {
+                struct lin_txn *inner = &c->inner[c->n_inner++];
+                *inner = (struct lin_txn){.n_cmps = 0};
+                t->subs[k][t->n_subs[k]++] = (struct lin_sub){.what = '(', .txn = inner};
+                a_txn(c, inner, &in[k]);
+                continue;
+            }
             struct lin_sub s = round_luck(r, 2)   ? a_put(r)
                                : round_luck(r, 3) ? a_range(r)
                                                   : a_delete(r);
             s.hi = s.what == '+' ? s.lo + 1 : s.hi;
             uint32_t bits = ((1u << s.hi) - 1) & ~((1u << s.lo) - 1);
-            if (s.what != ':' && (used & bits)) {
-                continue; /* a key may be changed once */
+            if (s.what != ':' && (in[k] & bits)) {
+                continue;
             }
-            used |= s.what != ':' ? bits : 0;
-            op->subs[k][op->n_subs[k]++] = s;
+            in[k] |= s.what != ':' ? bits : 0;
+            t->subs[k][t->n_subs[k]++] = s;
         }
     }
+    *used = in[0] | in[1];
 }
 
 static const char *a_lease(struct round *r, struct lin_op *op) {
@@ -161,23 +174,25 @@ static const char *choose(struct client *c) {
             op->kind = n < 25 ? LIN_KEEP : LIN_TTL;
             return n < 25 ? "keep" : "ttl";
         }
-        op->subs[0][op->n_subs[0]++] = a_range(r);
+        op->t.subs[0][op->t.n_subs[0]++] = a_range(r);
         return "get";
     }
     if (n < 34) {
-        op->subs[0][op->n_subs[0]++] = a_put(r);
+        op->t.subs[0][op->t.n_subs[0]++] = a_put(r);
         return "put";
     }
     if (n < 42) {
-        op->subs[0][op->n_subs[0]++] = a_delete(r);
+        op->t.subs[0][op->t.n_subs[0]++] = a_delete(r);
         return "del";
     }
     if (n < 62) {
-        op->subs[0][op->n_subs[0]++] = a_range(r);
+        op->t.subs[0][op->t.n_subs[0]++] = a_range(r);
         return "get";
     }
     if (n < 84) {
-        a_txn(r, op);
+        uint32_t used = 0;
+        c->n_inner = 0;
+        a_txn(c, &op->t, &used);
         return "txn";
     }
     if (n < 94) {
@@ -296,7 +311,7 @@ void client_next(struct client *c) {
         if (c->id != 0 || r->final_done) {
             return;
         }
-        c->op.subs[0][c->op.n_subs[0]++] = (struct lin_sub){.what = ':', .hi = LIM_LIN_KEYS};
+        c->op.t.subs[0][c->op.t.n_subs[0]++] = (struct lin_sub){.what = ':', .hi = LIM_LIN_KEYS};
         c->kind = "get";
     } else if (c == &r->reader) {
         struct fault_ctl *f = r->server.ctl;
@@ -312,7 +327,7 @@ void client_next(struct client *c) {
     AUTO(buf) struct buf msg = BUF_INIT(1 << 20);
     round_clock(r);
     op_text(&r->text, &c->op, c->kind);
-    c->path = op_encode(&msg, &c->op, round_luck(r, 4));
+    c->path = op_encode(&msg, &c->op, round_luck(r, 8));
     c->busy = true;
     rpc_start(&c->rpc, r, c->hc, c->path, buf_view(&msg), answered, c);
 }
@@ -556,7 +571,7 @@ static int setup(struct round *r, struct err *e) {
     }
     r->n_clients = 2 + round_luck(r, LIM_CLIENTS - 1);
     r->n_streams = 2 + round_luck(r, LIM_STREAMS - 1);
-    r->n_keys = 2 + (int32_t)round_luck(r, 8);
+    r->n_keys = 2 + (int32_t)round_luck(r, round_luck(r, 3) ? 8 : LIM_LIN_KEYS - 2);
     r->n_left = round_luck(r, 8) ? OPS : 4 * OPS; /* long ones meet checkpoints */
     r->rev = 1;
     r->leases = 1000;

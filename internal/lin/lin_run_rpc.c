@@ -39,7 +39,12 @@ static void on_data(struct http_call *call, struct span data, void *ctx) {
         return;
     }
     while (grpc_next(&c->in, &msg) > 0) {
-        if (!c->last.n) {
+        struct wire_field f;
+        if (c->pages) { /* what the pages hold is one answer in parts */
+            while (wire_next(&msg, &f) > 0) {
+                buf_span(&c->last, f.no == 1 ? f.bytes : SPAN_EMPTY);
+            }
+        } else if (!c->last.n) {
             buf_span(&c->last, msg);
         }
     }
@@ -69,7 +74,11 @@ void rpc_start(struct rpc *c, struct round *r, struct http_client *hc, const cha
                struct span msg, rpc_done *done, void *ctx) {
     AUTO(buf) struct buf frame = BUF_INIT(LIM_MESSAGE);
     struct err e = ERR_INIT;
-    *c = (struct rpc){.done = done, .ctx = ctx, .r = r, .last = BUF_INIT(LIM_MESSAGE)};
+    *c = (struct rpc){.done = done,
+                      .ctx = ctx,
+                      .r = r,
+                      .last = BUF_INIT(LIM_MESSAGE),
+                      .pages = str_eq(path, RPC_RANGE_STREAM)};
     grpc_reader_init(&c->in);
     grpc_frame(&frame, msg);
     struct http_call_opts o = {.method = "POST",
@@ -177,16 +186,23 @@ static void enc_cmp(struct buf *b, const struct lin_cmp *c) {
     wire_end(b, m);
 }
 
-static void enc_txn(struct buf *b, const struct lin_op *op, uint32_t luck) {
-    for (size_t i = 0; i < op->n_cmps; i++) {
-        enc_cmp(b, &op->cmps[i]);
+static void enc_txn(struct buf *b, const struct lin_txn *t, uint32_t luck) {
+    for (size_t i = 0; i < t->n_cmps; i++) {
+        enc_cmp(b, &t->cmps[i]);
     }
     for (uint32_t k = 0; k < 2; k++) {
-        for (size_t i = 0; i < op->n_subs[k]; i++) {
-            const struct lin_sub *s = &op->subs[k][i];
+        for (size_t i = 0; i < t->n_subs[k]; i++) {
+            const struct lin_sub *s = &t->subs[k][i];
             size_t m = wire_begin(b, 2 + k);
-            size_t inner = wire_begin(b, s->what == ':' ? 1 : s->what == '+' ? 2 : 3);
-            enc_sub(b, s, luck);
+            size_t inner = wire_begin(b, s->what == ':'   ? 1
+                                         : s->what == '+' ? 2
+                                         : s->what == '-' ? 3
+                                                          : 4);
+            if (s->what == '(') {
+                enc_txn(b, s->txn, luck);
+            } else {
+                enc_sub(b, s, luck);
+            }
             wire_end(b, inner);
             wire_end(b, m);
         }
@@ -194,14 +210,17 @@ static void enc_txn(struct buf *b, const struct lin_op *op, uint32_t luck) {
 }
 
 const char *op_encode(struct buf *b, const struct lin_op *op, uint32_t luck) {
-    const struct lin_sub *s = &op->subs[0][0];
+    const struct lin_sub *s = &op->t.subs[0][0];
     switch (op->kind) {
     case LIN_TXN:
-        if (op->n_cmps || op->n_subs[0] != 1 || op->n_subs[1]) {
-            enc_txn(b, op, luck);
+        if (op->t.n_cmps || op->t.n_subs[0] != 1 || op->t.n_subs[1]) {
+            enc_txn(b, &op->t, luck);
             return "/etcdserverpb.KV/Txn";
         }
         enc_sub(b, s, luck);
+        if (s->what == ':' && (luck & 4)) {
+            return RPC_RANGE_STREAM;
+        }
         return s->what == '+'   ? "/etcdserverpb.KV/Put"
                : s->what == '-' ? "/etcdserverpb.KV/DeleteRange"
                                 : "/etcdserverpb.KV/Range";
@@ -224,7 +243,15 @@ const char *op_encode(struct buf *b, const struct lin_op *op, uint32_t luck) {
     return NULL;
 }
 
+static void txn_call(struct buf *b, const struct lin_txn *t);
+
 static void sub_text(struct buf *b, const struct lin_sub *s) {
+    if (s->what == '(') {
+        buf_str(b, " (");
+        txn_call(b, s->txn);
+        buf_str(b, " )");
+        return;
+    }
     if (s->what == '+') {
         buf_fmt(b, " +%d=%lld/%lld%s", s->lo, (long long)s->val, (long long)s->lease,
                 s->prev ? "^" : "");
@@ -236,21 +263,23 @@ static void sub_text(struct buf *b, const struct lin_sub *s) {
     }
 }
 
+static void txn_call(struct buf *b, const struct lin_txn *t) {
+    for (size_t i = 0; i < t->n_cmps; i++) {
+        const struct lin_cmp *c = &t->cmps[i];
+        buf_fmt(b, " ?%c%d%c%lld", c->target, c->key, c->how, (long long)c->num);
+    }
+    for (int k = 0; k < 2; k++) {
+        buf_str(b, k && t->n_subs[1] ? " else" : "");
+        for (size_t i = 0; i < t->n_subs[k]; i++) {
+            sub_text(b, &t->subs[k][i]);
+        }
+    }
+}
+
 void op_text(struct buf *b, const struct lin_op *op, const char *kind) {
     buf_fmt(b, "call %lld %d %s", (long long)op->id, op->client, kind);
     switch (op->kind) {
-    case LIN_TXN:
-        for (size_t i = 0; i < op->n_cmps; i++) {
-            const struct lin_cmp *c = &op->cmps[i];
-            buf_fmt(b, " ?%c%d%c%lld", c->target, c->key, c->how, (long long)c->num);
-        }
-        for (int k = 0; k < 2; k++) {
-            buf_str(b, k && op->n_subs[1] ? " else" : "");
-            for (size_t i = 0; i < op->n_subs[k]; i++) {
-                sub_text(b, &op->subs[k][i]);
-            }
-        }
-        break;
+    case LIN_TXN: txn_call(b, &op->t); break;
     case LIN_GRANT: buf_fmt(b, " %lld %lld", (long long)op->lease, (long long)op->ttl); break;
     case LIN_REVOKE:
     case LIN_KEEP:
@@ -331,11 +360,17 @@ static void txn_text(struct buf *b, struct span m) {
         } else if (f.no == 3) {
             struct span in = f.bytes;
             while (wire_next(&in, &r) > 0) {
-                res_text(&res, r.no == 1 ? ':' : r.no == 2 ? '+' : '-', r.bytes);
+                if (r.no == 4) {
+                    buf_str(&res, " (");
+                    txn_text(&res, r.bytes);
+                    buf_str(&res, " )");
+                } else {
+                    res_text(&res, r.no == 1 ? ':' : r.no == 2 ? '+' : '-', r.bytes);
+                }
             }
         }
     }
-    buf_fmt(b, " %lld", (long long)ok);
+    buf_fmt(b, "%lld", (long long)ok);
     buf_span(b, buf_view(&res));
 }
 
@@ -365,10 +400,11 @@ void op_answer(struct buf *b, const struct lin_op *op, const char *path, struct 
         buf_fmt(b, " hash %lld %lld %lld", (long long)v[2], (long long)v[3],
                 (long long)(v[4] ? v[4] : op->num));
     } else if (op->kind == LIN_TXN && span_ends(span_str(path), "Txn")) {
+        buf_u8(b, ' ');
         txn_text(b, msg);
     } else if (op->kind == LIN_TXN) {
         buf_str(b, " 1");
-        res_text(b, op->subs[0][0].what, msg);
+        res_text(b, op->t.subs[0][0].what, msg);
     }
     buf_u8(b, '\n');
 }

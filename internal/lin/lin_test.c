@@ -70,6 +70,32 @@ TEST(lin, right_histories) {
                 "ev 1 3 0 +3=7@2/2/1/5 -3@3^3=7@2/2/1/5\n"));
 }
 
+/* The test inside is made before the put outside: on key 3 as it was. */
+#define NEST "call 3 1 txn ?m3=2 +3=9/0 ( ?m3=2 +4=1/0 else +5=1/0 ) :3:5@0#0\n"
+#define NEST_RET "ret 3 ok 3 1 + (1 + ) :2,0,3=9@2/3/2/0,4=1@3/3/1/0\n"
+#define NEST_EV "ev 1 3 0 +3=9@2/3/2/0^3=7@2/2/1/0 +4=1@3/3/1/0\n"
+
+TEST(lin, transactions_inside_others) {
+    ASSERT(fine(WATCH_ALL PUT_A SEE_A NEST NEST_RET NEST_EV));
+    ASSERT(fine(WATCH_ALL PUT_A SEE_A NEST "ret 3 err -1 lost\n" NEST_EV));
+    /* the wrong branch; its answer; a put that is missing; refused, yet done; a compacted revision read in it */
+    ASSERT(flags(WATCH_ALL PUT_A SEE_A NEST "ret 3 ok 3 1 + (0 + ) :1,0,3=9@2/3/2/0\n"
+                                            "ev 1 3 0 +3=9@2/3/2/0^3=7@2/2/1/0 +5=1@3/3/1/0\n",
+                 LIN_LOST));
+    ASSERT(flags(WATCH_ALL PUT_A SEE_A NEST
+                 "ret 3 ok 3 1 + (0 + ) :2,0,3=9@2/3/2/0,4=1@3/3/1/0\n" NEST_EV,
+                 LIN_ANSWER));
+    ASSERT(
+        flags(WATCH_ALL PUT_A SEE_A NEST NEST_RET "ev 1 3 0 +3=9@2/3/2/0^3=7@2/2/1/0\n", LIN_LOST));
+    ASSERT(flags(WATCH_ALL PUT_A SEE_A
+                 "call 3 1 txn ( +4=1/0 )\nret 3 err 8 no space\nev 1 3 0 +4=1@3/3/1/0\n",
+                 LIN_REFUSED));
+    ASSERT(flags(WATCH_ALL PUT_A SEE_A PUT_B SEE_B
+                 "call 4 1 compact 3\nret 4 ok 3\n"
+                 "call 5 1 txn ( ( :3:4@2#0 ) )\nret 5 ok 3 1 (1 (1 :1,0,3=7@2/2/1/0 ) )\n",
+                 LIN_COMPACT));
+}
+
 TEST(lin, known_bad_histories) {
     /* an acknowledged write is gone */
     ASSERT(flags(WATCH_ALL PUT_A SEE_A PUT_B
@@ -437,10 +463,11 @@ TEST(lin, simulated_histories) {
 }
 
 TEST(lin, what_is_no_history) {
-    static const char *const bad[] = {"hello\n",      "call 1\n",
-                                      "ret 1 ok 2\n", "call 1 1 put +99=1/0\n",
-                                      "ev 4 1 0\n",   "call 1 1 put +1=1\n",
-                                      "watch 1 2 3\n"};
+    static const char *const bad[] = {"hello\n",          "call 1\n",
+                                      "ret 1 ok 2\n",     "call 1 1 put +99=1/0\n",
+                                      "ev 4 1 0\n",       "call 1 1 put +1=1\n",
+                                      "watch 1 2 3\n",    "call 1 1 txn ( +1=1/0\n",
+                                      "call 1 1 txn )\n", "call 1 1 txn ( ( ( ( ( ) ) ) ) )\n"};
     struct lin_verdict v;
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         struct err e = ERR_INIT;

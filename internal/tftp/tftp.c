@@ -89,7 +89,7 @@ int tftp_netascii(struct span text, struct buf *ret) {
  *   OPTIONS, SENDING: ERROR ▶ ABORTED; too many timeouts ▶ LOST
  */
 
-enum { TIMEOUT_FIRST_MS = 1000, TIMEOUT_MAX_S = 8 };
+enum { TIMEOUT_FIRST_S = 1, TIMEOUT_MAX_S = 8 };
 
 static void arm(struct tftp_xfer *x, uint64_t now_ns) {
     x->due_ns = now_ns + x->timeout_ns;
@@ -98,9 +98,7 @@ static void arm(struct tftp_xfer *x, uint64_t now_ns) {
 static void progress(struct tftp_xfer *x, uint64_t now_ns) {
     x->tries = 0;
     x->resent = false;
-    if (!x->fixed_timeout) {
-        x->timeout_ns = TIMEOUT_FIRST_MS * NS_PER_MS;
-    }
+    x->timeout_ns = x->first_timeout_ns;
     arm(x, now_ns);
 }
 
@@ -120,8 +118,8 @@ void tftp_xfer_start(struct tftp_xfer *x, const struct tftp_request *rq, uint64_
         x->window = rq->window < LIM_TFTP_WINDOW ? rq->window : LIM_TFTP_WINDOW;
     }
     x->n_blocks = size / x->blksize + 1; /* a full last block is followed by an empty one */
-    x->fixed_timeout = rq->has_timeout;
-    x->timeout_ns = rq->has_timeout ? rq->timeout_s * NS_PER_S : TIMEOUT_FIRST_MS * NS_PER_MS;
+    x->first_timeout_ns = (rq->has_timeout ? rq->timeout_s : TIMEOUT_FIRST_S) * NS_PER_S;
+    x->timeout_ns = x->first_timeout_ns;
     if (rq->has_blksize || rq->has_tsize || rq->has_timeout || rq->has_window) {
         x->state = TFTP_OPTIONS;
         x->oack_due = true;
@@ -177,9 +175,11 @@ void tftp_xfer_timeout(struct tftp_xfer *x, uint64_t now_ns) {
         x->state = TFTP_LOST;
         return;
     }
-    if (!x->fixed_timeout && x->timeout_ns < TIMEOUT_MAX_S * NS_PER_S) {
-        x->timeout_ns *= 2;
-    }
+    /* The option tells when to repeat first. RFC 1123 §4.2.3.2 wants every timeout to back off: a
+     * client with a timer as long as ours, started again by what we repeat, would never speak. */
+    uint64_t most = TIMEOUT_MAX_S * NS_PER_S;
+    most = x->first_timeout_ns > most ? x->first_timeout_ns : most;
+    x->timeout_ns = x->timeout_ns < most / 2 ? x->timeout_ns * 2 : most;
     x->resent = false;
     x->next = x->base + 1;
     x->oack_due = x->state == TFTP_OPTIONS;

@@ -6,7 +6,7 @@
  * Errors:   INVALID (malformed), UNSUPPORTED (mode).
  * Threads:  any, one at a time per transfer.
  * Time:     passed in (now_ns, monotonic).
- * Spec:     RFC 1350 with the fix of RFC 1123 §4.2.3.1 (no answer to duplicate ACKs), 2347 (options), 2348 (blksize),
+ * Spec:     RFC 1350 with RFC 1123 §4.2.3 (no answer to duplicate ACKs, timeouts back off), 2347 (options), 2348 (blksize),
  *           2349 (timeout, tsize), 7440 (windowsize). Block numbers roll over to 0.
  */
 #ifndef KF_TFTP_H
@@ -66,8 +66,7 @@ struct tftp_xfer {
     struct tftp_request rq;
     uint32_t blksize, window;
     uint64_t size, n_blocks, base, next;
-    uint64_t timeout_ns, due_ns;
-    bool fixed_timeout;
+    uint64_t first_timeout_ns, timeout_ns, due_ns; /* timeout_ns: backs off, and is the first again after an answer */
     unsigned tries;
 };
 /* max_blksize: what fits the path (MTU - 32); a larger wish is lowered to it. */

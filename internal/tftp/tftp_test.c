@@ -180,6 +180,42 @@ TEST(tftp, timeouts_back_off_then_give_up) {
     buf_fini(&l.head);
 }
 
+/* Else a client with the same timeout, started again by each packet, would never be the one to
+ * speak: atftp answers one repetition and those that follow not until it heard nothing so long. */
+TEST(tftp, a_timeout_by_option_backs_off) {
+    struct link l;
+    const struct tftp_request rq = {.op = TFTP_RRQ, .has_timeout = true, .timeout_s = 3};
+    static const uint64_t gaps[] = {3, 6, 8, 8};
+    uint64_t last = 0;
+    buf_init(&l.head, 512);
+    l.p.head = &l.head;
+    tftp_xfer_start(&l.x, &rq, 100, 1468, 0);
+    for (size_t i = 0; i < ARRAY_LEN(gaps); i++) {
+        ASSERT(next(&l, last));
+        ASSERT_EQ(gaps[i], (l.x.due_ns - last) / NS_PER_S);
+        last = l.x.due_ns;
+        tftp_xfer_timeout(&l.x, last);
+    }
+    ack(&l, 0, last);
+    ASSERT(next(&l, last));
+    ASSERT_EQ(3, (l.x.due_ns - last) / NS_PER_S); /* after an answer as asked for again */
+    buf_fini(&l.head);
+}
+
+TEST(tftp, a_long_timeout_by_option_stays) {
+    struct link l;
+    const struct tftp_request rq = {.op = TFTP_RRQ, .has_timeout = true, .timeout_s = 20};
+    buf_init(&l.head, 512);
+    l.p.head = &l.head;
+    tftp_xfer_start(&l.x, &rq, 100, 1468, 0);
+    for (uint64_t i = 0; i < 3; i++) {
+        ASSERT(next(&l, i * 20 * NS_PER_S));
+        ASSERT_EQ(20 * NS_PER_S * (i + 1), l.x.due_ns);
+        tftp_xfer_timeout(&l.x, l.x.due_ns);
+    }
+    buf_fini(&l.head);
+}
+
 TEST(tftp, netascii) {
     AUTO(buf) struct buf b = BUF_INIT(64);
     ASSERT_ERR(0, tftp_netascii(SPAN_LIT("a\nb\rc"), &b));

@@ -27,6 +27,14 @@ def run(*argv, **kw):
     return subprocess.run(argv, capture_output=True, text=True, timeout=kw.pop("timeout", 60), **kw)
 
 
+def wait(what, fn, seconds=60):
+    """Waits until fn() is true; a machine under load is slow, so the limit is wide."""
+    end = time.monotonic() + seconds
+    while not fn():
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(0.02)
+
+
 def mac(text):
     return bytes.fromhex(text.replace(":", ""))
 
@@ -126,8 +134,14 @@ class Lab:
         with open(os.path.join(self.work, "plan.json"), "w") as f:
             json.dump(plan, f)
         if self.server:
+            begin = os.path.getsize(self.log.name)
             self.server.send_signal(signal.SIGHUP)
-            time.sleep(0.2)
+            wait("the plan is read", lambda: any(w in self.logged(begin) for w in ("serving", "no network", "the old one")))
+
+    def logged(self, begin):
+        with open(self.log.name, errors="replace") as f:
+            f.seek(begin)
+            return f.read()
 
     def start(self, *args):
         self.log = open(os.path.join(self.work, "log"), "ab")
@@ -136,16 +150,14 @@ class Lab:
             ["ip", "netns", "exec", self.s, KFARM, "netboot", "--plan", f"{self.work}/plan.json", "--data-dir", self.data,
              "--boot-dir", self.boot, "--images-dir", self.images, "--log-level", "debug", *args],
             stdout=subprocess.PIPE, stderr=self.log)
-        for _ in range(100):
-            if b"msg=ready" in open(self.log.name, "rb").read()[begin:]:
-                return
-            time.sleep(0.05)
-        raise RuntimeError("netboot does not start: " + open(self.log.name).read())
+        wait("netboot is ready or has ended", lambda: "msg=ready" in self.logged(begin) or self.server.poll() is not None)
+        if self.server.poll() is not None:
+            raise RuntimeError("netboot does not start: " + self.logged(begin))
 
     def stop(self, sig=signal.SIGTERM):
         if self.server:
             self.server.send_signal(sig)
-            rc = self.server.wait(10)
+            rc = self.server.wait(60)
             self.server = None
             return rc
 
@@ -184,7 +196,7 @@ class Wire:
         head = head[:10] + struct.pack("!H", self.checksum(head)) + head[12:]
         self.sock.send(mac(dst_hw) + mac(hw) + b"\x08\0" + head + udp)
 
-    def receive(self, xid, seconds=1.0):
+    def receive(self, xid, seconds=20):
         """The next DHCP message with this xid: (message, destination MAC, destination address) or None."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
@@ -205,13 +217,13 @@ class Wire:
             return m
         return None
 
-    def ask(self, m, seconds=1.0, **kw):
+    def ask(self, m, seconds=20, **kw):
         while select.select([self.sock], [], [], 0)[0]:  # what came before is of no interest and may fill the socket
             self.sock.recv(65536)
         self.send(m, **kw)
         return self.receive(m.xid, seconds)
 
-    def lease(self, hw, seconds=1.5, **opts):
+    def lease(self, hw, seconds=20, **opts):
         """DISCOVER to ACK; the ACK or None."""
         offer = self.ask(Dhcp(DISCOVER, hw, **opts), seconds)
         if not offer:
@@ -228,7 +240,7 @@ class Relay:
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind((addr, 67))
 
-    def ask(self, m, seconds=1.0, giaddr=None):
+    def ask(self, m, seconds=20, giaddr=None):
         m.giaddr = giaddr or self.addr
         self.sock.sendto(m.bytes(), ("10.77.0.1", 67))
         end = time.monotonic() + seconds

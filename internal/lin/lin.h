@@ -3,7 +3,7 @@
  * What:     a text of one line an event, in the order in which one thread saw them, so that line numbers are the clock;
  *           lin_check decides whether a correct store could have answered so.
  * Owns:     struct lin_log its text; struct lin_verdict is plain memory.
- * Limits:   LIM_LIN_KEYS keys, LIM_LIN_SUBS operations a branch, LIM_LIN_LEAVES a transaction with all in it.
+ * Limits:   LIM_LIN_CLIENTS clients, LIM_LIN_KEYS keys, LIM_LIN_SUBS operations a branch, LIM_LIN_LEAVES a transaction with all in it.
  * Errors:   INVALID for a text that is no history.
  * Threads:  any.
  * Spec:     linearizability (Herlihy & Wing 1990) of operations; etcd's watch guarantees: ordered, unique, atomic, reliable,
@@ -15,7 +15,9 @@
  *        OP     +KEY=VALUE/LEASE[^]   -LO:HI[^]   :LO:HI@REV#LIMIT[c]      ^ previous values wanted, c count only
  *               ( TEST… OP… [else OP…] )                                   a transaction in it
  *   call ID CLIENT grant LEASE TTL | revoke LEASE | keep LEASE | ttl LEASE | compact REV | hash REV
- *   ret ID ok REV                        of grant, revoke, keep, compact
+ *   call ID CLIENT allow USER PART BITS      what a user may do with a fourth of the keys: 1 read, 2 write
+ *   user CLIENT USER                     whose calls these are from here on; 0: the administrator
+ *   ret ID ok REV                        of grant, revoke, keep, compact, allow
  *   ret ID ok REV SUCCEEDED RESULT…      + | +KV    -N[,KV]…    :COUNT,MORE[,KV]…    (SUCCEEDED RESULT… )
  *        KV     KEY=VALUE@CREATE/MOD/VERSION/LEASE
  *   ret ID ok REV ttl KEY…   |   ret ID ok REV hash HASH COMPACTED AT (0: not told)
@@ -33,7 +35,7 @@
 
 #include "internal/base/buf.h"
 
-enum { LIM_LIN_KEYS = 16, LIM_LIN_SUBS = 6, LIM_LIN_LEAVES = 32, LIM_LIN_DEPTH = 4, LIM_LIN_FINDINGS = 12 };
+enum { LIM_LIN_CLIENTS = 16, LIM_LIN_KEYS = 16, LIM_LIN_SUBS = 6, LIM_LIN_LEAVES = 32, LIM_LIN_DEPTH = 4, LIM_LIN_FINDINGS = 12 };
 
 enum lin_rule {
     LIN_GAP,        /* an event or revision is missing */
@@ -54,6 +56,7 @@ enum lin_rule {
     LIN_COMPACT,    /* compacted revisions read, or kept ones refused */
     LIN_LEASE,      /* a lease expired early, or outlived its end */
     LIN_HASH,       /* the same revision has two hashes */
+    LIN_PERMISSION, /* done without permission, or refused with it */
     LIN_RULE_MAX_
 };
 const char *lin_rule_name(enum lin_rule r);

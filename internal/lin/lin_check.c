@@ -23,6 +23,7 @@ static const char *const names[LIN_RULE_MAX_] = {
     [LIN_COMPACT] = "compaction",
     [LIN_LEASE] = "lease",
     [LIN_HASH] = "hash",
+    [LIN_PERMISSION] = "permission",
 };
 
 const char *lin_rule_name(enum lin_rule r) {
@@ -67,6 +68,7 @@ int lin_check(struct span history, struct lin_verdict *ret, struct err *e) {
     if (rc == 0 && lin_history(&h)) {
         lin_order(&h);
         lin_rest(&h);
+        lin_users(&h);
         lin_watches(&h);
     }
     for (size_t i = 0; i < h.n_ops; i++) {

@@ -43,7 +43,9 @@ struct lin_res { /* flat: ( with count 1 for success, what it did, then ) */
     size_t n;
     struct lin_kv kvs[LIM_LIN_KEYS];
 };
-enum lin_kind { LIN_TXN, LIN_GRANT, LIN_REVOKE, LIN_KEEP, LIN_TTL, LIN_COMPACTION, LIN_HASHKV };
+enum lin_kind { LIN_TXN, LIN_GRANT, LIN_REVOKE, LIN_KEEP, LIN_TTL, LIN_COMPACTION, LIN_HASHKV, LIN_ALLOW };
+enum { LIN_SLOT_KEYS = 4, LIN_SLOTS = LIM_LIN_KEYS / LIN_SLOT_KEYS };
+enum { LIN_MAY_READ = 1, LIN_MAY_WRITE = 2 };
 enum lin_end { LIN_OPEN, LIN_OK, LIN_NO }; /* NO: refused, nothing happened */
 
 struct lin_op {
@@ -58,6 +60,9 @@ struct lin_op {
     struct lin_sub *leaves[LIM_LIN_LEAVES]; /* of t with all transactions in it, whatever the branch */
     size_t n_leaves;
     int64_t lease, ttl, num;
+    int32_t user;       /* who asks; 0: the administrator, or there are no users */
+    int32_t whom, slot; /* ALLOW */
+    unsigned bits;
     /* the answer */
     int64_t rev;
     bool succeeded;
@@ -125,6 +130,7 @@ struct lin {
     size_t n_seen, cap_seen;
     int64_t *clocks; /* pairs: line, ms */
     size_t n_clocks, cap_clocks;
+    int32_t user_of[LIM_LIN_CLIENTS];
     int64_t max_rev;
     struct lin_rev *revs; /* by revision, 0..max_rev */
     struct lin_past past[LIM_LIN_KEYS];
@@ -158,6 +164,8 @@ bool lin_kv_same(const struct lin_kv *a, const struct lin_kv *b);
 void lin_order(struct lin *h);
 /* lin_watch.c */
 void lin_watches(struct lin *h);
+/* lin_users.c */
+void lin_users(struct lin *h);
 /* lin_rest.c: leases, compaction, hashes */
 void lin_rest(struct lin *h);
 

@@ -13,7 +13,7 @@
 
 static int usage(void) {
     fputs("kfarm-lin run KFARM FAULTY-STORE KEEP-DIR SEED ROUNDS [SCENARIO…]   so many rounds of "
-          "each scenario\n"
+          "each scenario; keep=all: keeps every history\n"
           "kfarm-lin check HISTORY…\n",
           stderr);
     return 2;
@@ -138,6 +138,13 @@ int main(int argc, char **argv) {
         span_to_u64(span_str(argv[5]), 1, UINT64_MAX / 2000, &o.seed) < 0) {
         return usage();
     }
+    struct lin_pems pems = {0};
+    struct err e = ERR_INIT;
+    if (lin_pems_make(&pems, &e) < 0) {
+        fprintf(stderr, "%s\n", e.msg);
+        return 1;
+    }
+    o.pems = &pems;
     log_init("lin", LOG_LVL_ERROR, false);
     o.kfarm = argv[2];
     o.faulty = argv[3];
@@ -151,12 +158,17 @@ int main(int argc, char **argv) {
             o.kfarm = argv[i] + 6;
             continue;
         }
+        if (str_eq(argv[i], "keep=all")) {
+            o.keep_all = true;
+            continue;
+        }
         if (parse(span_str(argv[i]), &which, &rounds) < 0) {
             return usage();
         }
         o.scenario = (enum lin_scenario)which;
         fine &= scenario(&o, rounds, ++no);
     }
+    lin_pems_fini(&pems);
     printf("1..%u\n", no);
     return fine ? 0 : 1;
 }

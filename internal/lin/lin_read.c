@@ -162,19 +162,42 @@ static int read_body(struct lin *h, struct span *s, struct lin_op *op, struct li
     return rc < 0 ? rc : depth ? -ERR_INVALID : 0;
 }
 
+static int read_allow(struct span *s, struct lin_op *op) {
+    int64_t whom, slot, bits;
+    if (next_num(s, &whom) < 0 || next_num(s, &slot) < 0 || next_num(s, &bits) < 0 || slot < 0 ||
+        slot >= LIN_SLOTS || bits < 0 || bits > 3) {
+        return -ERR_INVALID;
+    }
+    op->whom = (int32_t)whom;
+    op->slot = (int32_t)slot;
+    op->bits = (unsigned)bits;
+    return 0;
+}
+
+static int read_user(struct lin *h, struct span s) {
+    int64_t client, user;
+    if (next_num(&s, &client) < 0 || next_num(&s, &user) < 0 || client < 0 ||
+        client >= LIM_LIN_CLIENTS || user < 0) {
+        return -ERR_INVALID;
+    }
+    h->user_of[client] = (int32_t)user;
+    return 0;
+}
+
 static int read_call(struct lin *h, size_t line, struct span s) {
     static const struct {
         const char *name;
         enum lin_kind kind;
-    } kinds[] = {{"put", LIN_TXN},    {"del", LIN_TXN},     {"get", LIN_TXN},
-                 {"txn", LIN_TXN},    {"grant", LIN_GRANT}, {"revoke", LIN_REVOKE},
-                 {"keep", LIN_KEEP},  {"ttl", LIN_TTL},     {"compact", LIN_COMPACTION},
-                 {"hash", LIN_HASHKV}};
+    } kinds[] = {{"put", LIN_TXN},     {"del", LIN_TXN},     {"get", LIN_TXN},
+                 {"txn", LIN_TXN},     {"grant", LIN_GRANT}, {"revoke", LIN_REVOKE},
+                 {"keep", LIN_KEEP},   {"ttl", LIN_TTL},     {"compact", LIN_COMPACTION},
+                 {"hash", LIN_HASHKV}, {"allow", LIN_ALLOW}};
     struct lin_op *op = arena_new(&h->a, struct lin_op);
     CHECK(op);
     int64_t client;
     struct span w;
-    if (next_num(&s, &op->id) < 0 || next_num(&s, &client) < 0 || !word(&s, &w)) {
+    if (next_num(&s, &op->id) < 0 || next_num(&s, &client) < 0 || client < 0 ||
+        client >= LIM_LIN_CLIENTS || !word(&s, &w)) {
         return -ERR_INVALID;
     }
     size_t k = 0;
@@ -185,6 +208,7 @@ static int read_call(struct lin *h, size_t line, struct span s) {
         return -ERR_INVALID;
     }
     op->client = (int32_t)client;
+    op->user = h->user_of[client];
     op->kind = kinds[k].kind;
     op->call = line;
     op->ret = SIZE_MAX;
@@ -200,6 +224,7 @@ static int read_call(struct lin *h, size_t line, struct span s) {
     case LIN_TTL: return next_num(&s, &op->lease);
     case LIN_COMPACTION:
     case LIN_HASHKV: return next_num(&s, &op->num);
+    case LIN_ALLOW: return read_allow(&s, op);
     }
     return -ERR_INVALID;
 }
@@ -264,9 +289,10 @@ static struct lin_op *op_of(struct lin *h, int64_t id) {
     return NULL;
 }
 
-static bool
-refused(int64_t code) { /* INVALID, NOT_FOUND, EXHAUSTED, PRECONDITION, RANGE, UNIMPLEMENTED */
-    return code == 3 || code == 5 || code == 8 || code == 9 || code == 11 || code == 12;
+/* INVALID, NOT_FOUND, DENIED, EXHAUSTED, PRECONDITION, RANGE, UNIMPLEMENTED, UNAUTHENTICATED */
+static bool refused(int64_t code) {
+    return code == 3 || code == 5 || (code >= 7 && code <= 9) || code == 11 || code == 12 ||
+           code == 16;
 }
 
 static int read_ok(struct lin *h, struct lin_op *op, size_t line, struct span s) {
@@ -477,6 +503,7 @@ static int read_line(struct lin *h, size_t line, struct span s) {
            : span_eq_str(w, "ask")      ? read_ask(h, line, s, false)
            : span_eq_str(w, "told")     ? read_ask(h, line, s, true)
            : span_eq_str(w, "clock")    ? read_clock(h, line, s)
+           : span_eq_str(w, "user")     ? read_user(h, s)
                                         : -ERR_INVALID;
 }
 

@@ -225,7 +225,8 @@ void lin_rest(struct lin *h) {
                 judge_hashes(h, i);
             }
             break;
-        case LIN_GRANT: break;
+        case LIN_GRANT:
+        case LIN_ALLOW: break;
         case LIN_REVOKE:
         case LIN_KEEP:
         case LIN_TTL: judge_lease(h, op); break;

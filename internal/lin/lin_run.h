@@ -9,6 +9,15 @@
 #include "internal/http/http.h"
 #include "internal/loop/loop.h"
 
+enum { LIN_USERS = 4 }; /* the administrator is the first */
+struct lin_pem {
+    struct buf cert, key;
+};
+struct lin_pems {
+    struct buf ca;
+    struct lin_pem server, users[LIN_USERS];
+};
+
 enum lin_scenario {
     LIN_S_KILL,  /* the released binary, SIGKILL at any moment */
     LIN_S_STOP,  /* the released binary, SIGSTOP and SIGCONT */
@@ -18,16 +27,18 @@ enum lin_scenario {
     LIN_S_SLOW,  /* slow disk, watchers that do not read, progress, small messages */
     LIN_S_DRAG,  /* syncs of up to half a second: reads and leases must go on meanwhile */
     LIN_S_CLOCK, /* clocks that jump, leases that end */
+    LIN_S_USERS, /* users by token or certificate, permissions that change, deaths of three kinds */
     LIN_S_LIE,   /* power loss on a disk that lies about syncs: must be seen as loss, or these tests see nothing */
     LIN_S_MAX_
 };
 extern const char *const lin_scenario_names[LIN_S_MAX_];
 
 struct lin_opts {
+    const struct lin_pems *pems;
     const char *kfarm, *faulty, *keep; /* keep: folder for the histories of failed rounds */
     enum lin_scenario scenario;
     uint64_t seed;
-    bool verbose;
+    bool keep_all; /* the histories of good rounds too */
 };
 
 struct round;
@@ -67,8 +78,9 @@ struct rpc {
     struct round *r;
 };
 /* One message each way; with a stream the first answer counts. */
-void rpc_start(struct rpc *c, struct round *r, struct http_client *hc, const char *path, struct span msg,
+void rpc_start(struct rpc *c, struct round *r, struct http_client *hc, const char *path, int user, struct span msg,
                rpc_done *done, void *ctx);
+void rpc_leave(struct rpc *c); /* nothing follows */
 #define RPC_RANGE_STREAM "/etcdserverpb.KV/RangeStream"
 /* Head of a gRPC call for http_call_opts. */
 extern const struct http_header rpc_headers[2];
@@ -85,6 +97,34 @@ struct watch_news {
 NODISCARD int watch_lines(struct buf *b, struct span msg, int64_t stream, int64_t watch, struct watch_news *ret);
 void watch_encode(struct buf *b, const struct lin_watch *w, bool progress, bool fragment);
 
+/* ---- lin_run_users.c ---- */
+struct users {
+    struct round *r;
+    bool on, by_cert, tls;
+    bool made, in; /* they exist; all are logged in */
+    bool busy;
+    size_t step, logging_in;
+    struct lin_op op; /* the permissions that all begin with */
+    struct rpc rpc;
+    struct http_client *hc;
+    struct loop_timer timer;
+    struct {
+        char token[64];
+        struct tls_config *tls;
+    } id[LIN_USERS];
+};
+NODISCARD int lin_pems_make(struct lin_pems *p, struct err *e);
+void lin_pems_fini(struct lin_pems *p);
+NODISCARD int users_setup(struct round *r, struct err *e);
+void users_leave(struct round *r);
+NODISCARD int users_client(struct round *r, int user, struct http_client **ret, struct err *e);
+size_t users_head(const struct round *r, int user, struct http_header ret[3]);
+void users_next(struct round *r);          /* goes on with what is left to do before the clients' turn */
+void users_out(struct round *r, int user); /* its token has ended; -1: all */
+const char *users_password(struct round *r, struct buf *b);
+void users_allow(struct round *r, struct lin_op *op);
+const char *users_encode(struct buf *b, const struct lin_op *op);
+
 /* ---- lin_run_round.c ---- */
 enum { LIM_CLIENTS = 8, LIM_STREAMS = 5 };
 struct wait { /* what the reader met while one sync took long */
@@ -97,6 +137,7 @@ struct client {
     int32_t id;
     struct http_client *hc;
     struct rpc rpc;
+    int user;
     struct lin_op op; /* the one under way */
     struct lin_txn inner[4]; /* of op */
     size_t n_inner;
@@ -122,6 +163,7 @@ struct round {
     struct buf text;
     uint64_t state; /* of the random numbers */
     struct server server;
+    struct users users;
     struct client clients[LIM_CLIENTS];
     struct client reader; /* of LIN_S_DRAG: asks all the time for what needs no sync */
     struct wait wait;

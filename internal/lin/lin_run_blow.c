@@ -5,8 +5,8 @@
 
 #include <signal.h>
 
-const char *const lin_scenario_names[LIN_S_MAX_] = {"kill", "stop", "power", "sync", "space",
-                                                    "slow", "drag", "clock", "lie"};
+const char *const lin_scenario_names[LIN_S_MAX_] = {"kill", "stop", "power", "sync",  "space",
+                                                    "slow", "drag", "clock", "users", "lie"};
 
 static void fire(struct loop_timer *t);
 
@@ -25,7 +25,6 @@ static void maintained(struct http_call *c, int rc, const struct err *e, void *c
 }
 
 static void maintain(struct round *r) {
-    static const uint8_t empty[5];
     static const char *const paths[] = {"/etcdserverpb.Maintenance/Defragment",
                                         "/etcdserverpb.Maintenance/Snapshot",
                                         "/etcdserverpb.Maintenance/Hash"};
@@ -33,11 +32,18 @@ static void maintain(struct round *r) {
     if (r->maint_call || r->server.state != SERVER_UP) {
         return;
     }
+    AUTO(buf) struct buf msg = BUF_INIT(4096), frame = BUF_INIT(4096);
+    struct http_header head[3];
+    const char *path = paths[round_luck(r, ARRAY_LEN(paths))];
+    if (r->users.in && round_luck(r, 2)) {
+        path = users_password(r, &msg);
+    }
+    grpc_frame(&frame, buf_view(&msg));
     struct http_call_opts o = {.method = "POST",
-                               .target = paths[round_luck(r, ARRAY_LEN(paths))],
-                               .headers = rpc_headers,
-                               .n_headers = ARRAY_LEN(rpc_headers),
-                               .body = span_of(empty, sizeof(empty)),
+                               .target = path,
+                               .headers = head,
+                               .n_headers = users_head(r, 0, head),
+                               .body = buf_view(&frame),
                                .on_end = maintained,
                                .ctx = r};
     if (http_call_start(r->maint, &o, &r->maint_call, &e) < 0) {
@@ -103,10 +109,14 @@ static void power(struct round *r) {
     }
 }
 
+static bool broken_now(const struct fault_ctl *c) {
+    return c->write_rate || c->sync_rate || c->read_rate;
+}
+
 static void broken(struct round *r) {
     static const uint32_t errors[] = {5 /* EIO */, 28 /* ENOSPC */, 30 /* EROFS */};
     struct fault_ctl *c = r->server.ctl;
-    if (c->write_rate || c->sync_rate || c->read_rate) {
+    if (broken_now(c)) {
         if (round_luck(r, 2)) { /* in the middle of it */
             c->death = round_luck(r, 3) ? FAULT_POWER : FAULT_KILL;
             c->die_after = 1 + round_luck(r, 10);
@@ -214,13 +224,21 @@ static void fire(struct loop_timer *t) {
     case LIN_S_SLOW: slow(r); break;
     case LIN_S_DRAG: drag(r); break;
     case LIN_S_CLOCK: clocks(r); break;
+    case LIN_S_USERS:
+        switch (broken_now(r->server.ctl) ? 2 : round_luck(r, 3)) {
+        case 0: kill_or_stop(r); break;
+        case 1: power(r); break;
+        default: broken(r); break;
+        }
+        break;
     case LIN_S_MAX_: break;
     }
 }
 
 void blow_next(struct round *r) {
     if (r->blows_left && !r->ending && !loop_timer_active(&r->nemesis)) {
-        if (r->o.scenario == LIN_S_DRAG && r->server.ctl->drag_left) {
+        if ((r->o.scenario == LIN_S_DRAG && r->server.ctl->drag_left) ||
+            (r->users.on && !r->users.made)) {
             return;
         }
         /* At work mostly, sometimes while it starts. */

@@ -50,7 +50,7 @@ static void some_span(struct round *r, struct lin_sub *s) {
 }
 
 static int64_t some_lease(struct round *r) {
-    return round_luck(r, 5) ? 0 : r->live[round_luck(r, ARRAY_LEN(r->live))];
+    return r->users.on || round_luck(r, 5) ? 0 : r->live[round_luck(r, ARRAY_LEN(r->live))];
 }
 
 static struct lin_sub a_put(struct round *r) {
@@ -177,6 +177,12 @@ static const char *choose(struct client *c) {
         op->t.subs[0][op->t.n_subs[0]++] = a_range(r);
         return "get";
     }
+    if (c->user && n >= 84) { /* the rest is the administrator's */
+        n -= 84;
+    } else if (r->users.on && !c->user && n % 3) {
+        users_allow(r, op);
+        return "allow";
+    }
     if (n < 34) {
         op->t.subs[0][op->t.n_subs[0]++] = a_put(r);
         return "put";
@@ -266,6 +272,10 @@ static void answered(void *ctx, int64_t code, struct span text, struct span msg)
         buf_fmt(&r->text, "ret %lld err %lld %.*s\n", (long long)c->op.id, (long long)code,
                 SPAN_FMT(text));
     }
+    if (code == 16) {
+        users_out(r, c->user);
+        users_next(r);
+    }
     if (r->ending && code > 0 && ++r->n_refused > 300) {
         round_fail(r, "the disk is well, but the last read is refused: %lld %.*s", (long long)code,
                    SPAN_FMT(text));
@@ -298,9 +308,14 @@ static bool wave_turn(struct client *c) {
     return !r->lone || c->id == 0;
 }
 
+/* The server is there and everybody is logged in. */
+static bool is_open(const struct round *r) {
+    return r->server.state == SERVER_UP && (!r->users.on || r->users.in);
+}
+
 void client_next(struct client *c) {
     struct round *r = c->r;
-    if (c->busy || r->finished || r->server.state != SERVER_UP || loop_timer_active(&c->timer)) {
+    if (c->busy || r->finished || !is_open(r) || loop_timer_active(&c->timer)) {
         return;
     }
     if (c == &r->reader ? r->ending : !wave_turn(c)) {
@@ -329,7 +344,7 @@ void client_next(struct client *c) {
     op_text(&r->text, &c->op, c->kind);
     c->path = op_encode(&msg, &c->op, round_luck(r, 8));
     c->busy = true;
-    rpc_start(&c->rpc, r, c->hc, c->path, buf_view(&msg), answered, c);
+    rpc_start(&c->rpc, r, c->hc, c->path, c->user, buf_view(&msg), answered, c);
 }
 
 /* ---- watches ---- */
@@ -399,13 +414,14 @@ static void on_watch_end(struct http_call *call, int rc, const struct err *e, vo
 
 void stream_open(struct stream *s) {
     struct round *r = s->r;
-    if (s->call || r->finished || r->server.state != SERVER_UP) {
+    if (s->call || r->finished || !is_open(r)) {
         return;
     }
     loop_timer_stop(&s->timer);
     AUTO(buf) struct buf msg = BUF_INIT(4096);
     AUTO(buf) struct buf frame = BUF_INIT(4096);
     struct err e = ERR_INIT;
+    struct http_header head[3];
     bool resume = s->all || (s->next && round_luck(r, 2));
     s->id = ++r->next_stream;
     s->asked = s->paused = s->created = s->ended = false;
@@ -435,8 +451,8 @@ void stream_open(struct stream *s) {
             s->w.lo, s->w.hi, (long long)s->w.start, s->w.filters, s->w.prev);
     struct http_call_opts o = {.method = "POST",
                                .target = "/etcdserverpb.Watch/Watch",
-                               .headers = rpc_headers,
-                               .n_headers = ARRAY_LEN(rpc_headers),
+                               .headers = head,
+                               .n_headers = users_head(r, 0, head),
                                .body = buf_view(&frame),
                                .stream_body = true,
                                .on_data = on_watch_data,
@@ -478,6 +494,10 @@ static void bother(struct round *r) {
 /* ---- the course of a round ---- */
 
 void round_up(struct round *r) {
+    if (!is_open(r)) {
+        users_next(r);
+        return;
+    }
     for (size_t i = 0; i < r->n_streams; i++) {
         stream_open(&r->streams[i]);
     }
@@ -491,6 +511,7 @@ void round_up(struct round *r) {
 
 void round_down(struct round *r) {
     buf_fmt(&r->text, "note the server is gone\n");
+    users_out(r, -1);
     if (!r->ending) {
         return;
     }
@@ -565,8 +586,7 @@ static int setup(struct round *r, struct err *e) {
     if (rc < 0 || (rc = server_init(&r->server, r, faulty, e)) < 0) {
         return rc;
     }
-    struct http_client_opts o = {.unix_path = r->server.sock, .proto = HTTP_2_PRIOR};
-    if ((rc = http_client_new(r->l, &o, &r->maint, e)) < 0) {
+    if ((rc = users_setup(r, e)) < 0 || (rc = users_client(r, 0, &r->maint, e)) < 0) {
         return rc;
     }
     r->n_clients = 2 + round_luck(r, LIM_CLIENTS - 1);
@@ -582,19 +602,23 @@ static int setup(struct round *r, struct err *e) {
     for (size_t i = 0; i < r->n_clients; i++) {
         r->clients[i].r = r;
         r->clients[i].id = (int32_t)i;
-        if ((rc = http_client_new(r->l, &o, &r->clients[i].hc, e)) < 0) {
+        r->clients[i].user = r->users.on && i ? 1 + (int)((i - 1) % (LIN_USERS - 1)) : 0;
+        if (r->users.on) {
+            buf_fmt(&r->text, "user %zu %d\n", i, r->clients[i].user);
+        }
+        if ((rc = users_client(r, r->clients[i].user, &r->clients[i].hc, e)) < 0) {
             return rc;
         }
     }
     for (size_t i = 0; i < r->n_streams; i++) {
         r->streams[i].r = r;
-        if ((rc = http_client_new(r->l, &o, &r->streams[i].hc, e)) < 0) {
+        if ((rc = users_client(r, 0, &r->streams[i].hc, e)) < 0) {
             return rc;
         }
     }
     r->reader.r = r;
     r->reader.id = LIM_CLIENTS;
-    if ((rc = http_client_new(r->l, &o, &r->reader.hc, e)) < 0) {
+    if ((rc = users_client(r, 0, &r->reader.hc, e)) < 0) {
         return rc;
     }
     if (r->server.ctl) {
@@ -608,11 +632,7 @@ static int setup(struct round *r, struct err *e) {
 
 static void client_leave(struct client *c) {
     loop_timer_stop(&c->timer);
-    if (c->rpc.call) {
-        http_call_cancel(TAKE(c->rpc.call));
-        grpc_reader_fini(&c->rpc.in);
-        buf_fini(&c->rpc.last);
-    }
+    rpc_leave(&c->rpc);
     http_client_free(c->hc);
 }
 
@@ -623,6 +643,7 @@ static void leave(struct round *r) {
         client_leave(&r->clients[i]);
     }
     client_leave(&r->reader);
+    users_leave(r);
     for (size_t i = 0; i < r->n_streams; i++) {
         struct stream *s = &r->streams[i];
         loop_timer_stop(&s->timer);
@@ -731,7 +752,7 @@ int round_run(const struct lin_opts *o, struct round_result *ret, struct err *e)
     ret->n_deaths = r->server.n_deaths;
     ret->failed = r->failed || ret->v.n || rc < 0;
     memcpy(ret->why, r->why, sizeof(ret->why));
-    if (ret->failed) {
+    if (ret->failed || r->o.keep_all) {
         keep_history(r, ret);
     }
     server_fini(&r->server);

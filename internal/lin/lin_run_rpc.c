@@ -70,8 +70,17 @@ static void on_end(struct http_call *call, int rc, const struct err *e, void *ct
     buf_fini(&last);
 }
 
-void rpc_start(struct rpc *c, struct round *r, struct http_client *hc, const char *path,
+void rpc_leave(struct rpc *c) {
+    if (c->call) {
+        http_call_cancel(TAKE(c->call));
+        grpc_reader_fini(&c->in);
+        buf_fini(&c->last);
+    }
+}
+
+void rpc_start(struct rpc *c, struct round *r, struct http_client *hc, const char *path, int user,
                struct span msg, rpc_done *done, void *ctx) {
+    struct http_header head[3];
     AUTO(buf) struct buf frame = BUF_INIT(LIM_MESSAGE);
     struct err e = ERR_INIT;
     *c = (struct rpc){.done = done,
@@ -83,8 +92,8 @@ void rpc_start(struct rpc *c, struct round *r, struct http_client *hc, const cha
     grpc_frame(&frame, msg);
     struct http_call_opts o = {.method = "POST",
                                .target = path,
-                               .headers = rpc_headers,
-                               .n_headers = ARRAY_LEN(rpc_headers),
+                               .headers = head,
+                               .n_headers = users_head(r, user, head),
                                .body = buf_view(&frame),
                                .timeout_ns = RPC_TIMEOUT,
                                .on_data = on_data,
@@ -239,6 +248,7 @@ const char *op_encode(struct buf *b, const struct lin_op *op, uint32_t luck) {
         wire_bool(b, 2, luck & 1);
         return "/etcdserverpb.KV/Compact";
     case LIN_HASHKV: wire_i64(b, 1, op->num); return "/etcdserverpb.Maintenance/HashKV";
+    case LIN_ALLOW: return users_encode(b, op);
     }
     return NULL;
 }
@@ -286,6 +296,7 @@ void op_text(struct buf *b, const struct lin_op *op, const char *kind) {
     case LIN_TTL: buf_fmt(b, " %lld", (long long)op->lease); break;
     case LIN_COMPACTION:
     case LIN_HASHKV: buf_fmt(b, " %lld", (long long)op->num); break;
+    case LIN_ALLOW: buf_fmt(b, " %d %d %u", op->whom, op->slot, op->bits); break;
     }
     buf_u8(b, '\n');
 }

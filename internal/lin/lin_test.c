@@ -96,6 +96,37 @@ TEST(lin, transactions_inside_others) {
                  LIN_COMPACT));
 }
 
+/* Client 2 is user 1; the keys 0 to 3 are a part. */
+#define USER_1 "user 1 0\nuser 2 1\n"
+#define MAY(bits) "call 8 1 allow 1 0 " bits "\nret 8 ok 1\n"
+#define MAY_NOT(bits) "call 9 1 allow 1 0 " bits "\nret 9 ok 2\n"
+#define PUT_U "call 1 2 put +3=7/0\n"
+#define DENIED "err 7 permission denied\n"
+
+TEST(lin, permissions) {
+    ASSERT(fine(USER_1 WATCH_ALL MAY("3") PUT_U "ret 1 ok 2 1 +\n" SEE_A MAY_NOT(
+        "1") "call 2 2 put +3=8/0\nret 2 " DENIED
+             "call 3 2 get :3:4@0#0\nret 3 ok 2 1 :1,0,3=7@2/2/1/0\n"
+             "call 4 2 get :3:5@0#0\nret 4 " DENIED));
+    /* taken away while the question is open, or with an outcome that nobody told: either is right */
+    ASSERT(fine(USER_1 WATCH_ALL MAY("3") PUT_U "call 9 1 allow 1 0 0\nret 9 ok 1\nret 1 " DENIED));
+    ASSERT(fine(USER_1 WATCH_ALL MAY("3") "call 9 1 allow 1 0 0\nret 9 err -1 lost\n" PUT_U
+                                          "ret 1 ok 2 1 +\n" SEE_A
+                                          "call 2 2 put +3=8/0\nret 2 " DENIED));
+    /* never given, taken away, half of a transaction, for reading only; denied in spite of it; done in spite of that */
+    ASSERT(flags(USER_1 WATCH_ALL PUT_U "ret 1 ok 2 1 +\n" SEE_A, LIN_PERMISSION));
+    ASSERT(flags(USER_1 WATCH_ALL PUT_A SEE_A MAY("3")
+                     MAY_NOT("0") "call 3 2 get :3:4@0#0\nret 3 ok 2 1 :1,0,3=7@2/2/1/0\n",
+                 LIN_PERMISSION));
+    ASSERT(flags(USER_1 WATCH_ALL PUT_A SEE_A MAY(
+                     "3") "call 3 2 txn :3:4@0#0 else ( +9=9/0 )\nret 3 ok 2 1 :1,0,3=7@2/2/1/0\n",
+                 LIN_PERMISSION));
+    ASSERT(flags(USER_1 WATCH_ALL MAY("1") PUT_U "ret 1 ok 2 1 +\n" SEE_A, LIN_PERMISSION));
+    ASSERT(flags(USER_1 WATCH_ALL MAY("3") PUT_U "ret 1 " DENIED, LIN_PERMISSION));
+    ASSERT(flags(USER_1 WATCH_ALL PUT_U "ret 1 " DENIED SEE_A, LIN_REFUSED));
+    ASSERT(flags(USER_1 WATCH_ALL "call 3 1 get :3:4@0#0\nret 3 " DENIED, LIN_PERMISSION));
+}
+
 TEST(lin, known_bad_histories) {
     /* an acknowledged write is gone */
     ASSERT(flags(WATCH_ALL PUT_A SEE_A PUT_B

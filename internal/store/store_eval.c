@@ -82,6 +82,27 @@ static int find(const struct view *v, struct span key, struct row *ret, struct p
     return out;
 }
 
+int view_last(const struct view *v, struct span key, int64_t *ret_id, struct err *e) {
+    sqlite3_stmt *st = db_stmt(v->d, ST_CUR_GET, e);
+    if (!st) {
+        return failed(e);
+    }
+    db_bind_span(st, 1, key);
+    int rc = sqlite3_step(st), out = 0;
+    *ret_id = 0;
+    if (rc == SQLITE_ROW) {
+        *ret_id = sqlite3_column_int64(st, 0);
+        if (id_rev(*ret_id) > v->at) {
+            out = past_find(v, key, db_col_span(st, 4), ret_id, e);
+            *ret_id = out > 0 ? *ret_id : 0;
+        }
+    } else if (rc != SQLITE_DONE) {
+        out = db_fail(v->d, rc, "looking up a key", e);
+    }
+    sqlite3_reset(st);
+    return out < 0 ? out : 0;
+}
+
 int view_find(const struct view *v, struct span key, struct row *ret, struct err *e) {
     return find(v, key, ret, NULL, e);
 }

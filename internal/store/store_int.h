@@ -58,11 +58,11 @@ enum {
                 "WHERE id >= ?1 AND id < ?2 ORDER BY id")                                     \
     X(LOG_SWEEP, "SELECT id, ver, prev, key FROM log WHERE id >= ?1 AND id < ?2 "             \
                  "ORDER BY id LIMIT ?3")                                                      \
-    X(LOG_DEL, "DELETE FROM log WHERE id = ?1")                                               \
+    X(LOG_CUT, "DELETE FROM log WHERE id >= ?1 AND id <= ?2")                                 \
     X(LOG_LAST, "SELECT max(id) FROM log")                                                    \
     X(HIST_ADD, "INSERT OR REPLACE INTO hist(key, id, ids) VALUES(?1, ?2, ?3)") \
     X(HIST_GET, "SELECT id, ids FROM hist WHERE key = ?1 AND id > ?2 ORDER BY id LIMIT 1") \
-    X(HIST_DEL, "DELETE FROM hist WHERE key = ?1 AND id = ?2") \
+    X(HIST_CUT, "DELETE FROM hist WHERE key = ?1 AND id <= ?2") \
     X(META_GET, "SELECT v FROM meta WHERE k = ?1")                                            \
     X(META_SET, "INSERT OR REPLACE INTO meta(k, v) VALUES(?1, ?2)")                           \
     X(LEASE_ADD, "INSERT INTO lease(id, ttl, left) VALUES(?1, ?2, 0)")                        \
@@ -135,6 +135,8 @@ struct view {
     int64_t compact_rev; /* for reads of the past */
 };
 NODISCARD int view_find(const struct view *v, struct span key, struct row *ret, struct err *e);
+/* The key's newest revision in the view, a deletion too; 0: there is none. */
+NODISCARD int view_last(const struct view *v, struct span key, int64_t *ret_id, struct err *e);
 /* The row of the log; 0: it is not there. */
 NODISCARD int view_head(const struct view *v, int64_t id, struct row *ret, struct err *e);
 NODISCARD int view_range(const struct view *v, const struct store_range_req *q, struct arena *a,
@@ -250,6 +252,8 @@ struct task { /* background work on the write lane, one slice at a time */
     struct store *s;
     enum task_kind kind;
     bool shrink, more;
+    bool beside; /* there were commits since the task before */
+    uint64_t until_ns, took_ns;
     int64_t swept;
     uint64_t pages, free_pages, wal_frames;
     uint64_t seen, moved; /* frames, by a checkpoint */
@@ -278,6 +282,12 @@ struct waiter { /* somebody who waits for background work */
     int64_t rev;
 };
 
+struct sweep { /* the removal of what one compaction left */
+    int64_t compact_rev; /* which one; 0: none */
+    int64_t from;        /* where in the log it began */
+    struct last *lasts;  /* of some keys the revision that stays; NULL: none is known */
+};
+
 /* State of the write lane: only its thread touches it while a job is out. */
 struct writer {
     struct db db;
@@ -285,6 +295,7 @@ struct writer {
     bool compacted; /* ever: etcd lets revision 0 be compacted once */
     uint32_t alarms;
     uint64_t pages;
+    struct sweep sweep;
 };
 
 struct lease {
@@ -348,7 +359,8 @@ struct store {
     bool closing;
     struct loop_hook flush_hook;
     uint32_t batches_since_task;
-    struct loop_timer idle_timer;
+    uint64_t rest_until; /* the lane is the commits' alone */
+    struct loop_timer idle_timer, rest_timer;
     bool sweeping, vacuuming, task_failed;
     uint64_t activity, activity_seen;
     struct list physical; /* waiters for the sweep */
@@ -416,10 +428,14 @@ struct wr *wr_new(enum wr_kind k, size_t extra);
 void store_flush(void *store);    /* store_kick as a hook */
 void store_kick(struct store *s); /* gives the lane its next job when it is free */
 /* store_task.c */
-struct loop_work *task_next(struct store *s, bool idle); /* NULL: nothing to do */
+struct task *task_next(struct store *s, bool idle); /* NULL: nothing to do */
+void task_undo(struct task *t); /* of its transaction what is left after an error */
 void task_idle_arm(struct store *s);
 void store_compacted(struct store *s, struct wr *w);
 void task_fini(struct store *s);
+/* store_sweep.c */
+NODISCARD int sweep_slice(struct task *t);
+void sweep_fini(struct store *s);
 /* store_wal.c */
 void wal_init(struct store *s);
 void wal_grown(struct store *s, uint64_t frames); /* after a commit */

@@ -186,3 +186,58 @@ TEST(store, damaged_lists_are_found_and_mended) {
     }
     box_fini(&c.b);
 }
+
+static void ignore_done(void *ctx, int rc, const struct err *e) {
+    (void)ctx;
+    (void)rc;
+    (void)e;
+}
+
+#define COMPACT "(SELECT v << 24 FROM meta WHERE k = 'compact')"
+#define BEHIND "(SELECT (v + 1) << 24 FROM meta WHERE k = 'compact')"
+
+/* Nothing may lie in the file that nobody can ask for any more. */
+static void nothing_left_over(struct past_case *c) {
+    static const char *const queries[] = {
+        "SELECT count(*) FROM log l WHERE id < " COMPACT " AND ver = 0",
+        "SELECT count(*) FROM log l WHERE id < " BEHIND " AND EXISTS (SELECT 1 FROM log m WHERE "
+        "m.key = l.key AND m.id > l.id AND m.id < " BEHIND ")",
+        "SELECT count(*) FROM hist h WHERE EXISTS (SELECT 1 FROM log l WHERE l.key = h.key AND "
+        "l.id >= h.id AND l.id < " BEHIND ")",
+        "SELECT count(*) FROM cur WHERE ver = 0 AND id < " COMPACT,
+        "SELECT count(*) FROM cur WHERE id < " BEHIND " AND length(past) > 0",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(queries); i++) {
+        ASSERT_EQ(0, count_of(c, queries[i]));
+    }
+}
+
+/* Compactions that come while the one before is swept, restarts in the middle of it, deletions on the boundary. */
+TEST(store, compaction_leaves_nothing_over) {
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        struct past_case c = {.seed = seed, .last = 1};
+        struct err e = ERR_INIT;
+        box_open(&c.b);
+        while (c.last < 600) {
+            write_one(&c);
+            uint32_t what = below(&c, 120);
+            if (what < 3 && c.last > c.compact) {
+                c.compact += 1 + (int64_t)below(&c, (uint32_t)(c.last - c.compact));
+                store_compact(c.b.s, c.compact, false, ignore_done, NULL);
+                for (uint32_t turns = below(&c, 3); turns; turns--) {
+                    ASSERT_OK(loop_step(c.b.l, 0, &e), &e);
+                }
+            } else if (what == 3) {
+                checked(&c);
+                c.compact = store_compact_rev(c.b.s);
+            }
+        }
+        if (c.compact < c.last) {
+            ASSERT_OK(box_compact(&c.b, ++c.compact, &e), &e);
+        }
+        nothing_left_over(&c);
+        read_all(&c, 5);
+        checked(&c);
+        box_fini(&c.b);
+    }
+}

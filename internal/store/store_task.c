@@ -8,162 +8,52 @@
 #include <stdlib.h>
 
 enum {
-    SWEEP_ROWS = 64, /* with something to do: read, then done */
-    SWEEP_LOOK = 1024,
-    VACUUM_PAGES = 128,
+    VACUUM_PAGES = 8, /* between two looks at the clock */
+    TASK_TURN = 16,   /* a checkpoint's rest gets its turn after so many commits even under load */
+    REST = 3, /* beside commits a slice is followed by so many times its length without one */
 };
 #define IDLE_NS (2 * NS_PER_S)
-#define SLICE_NS NS_PER_MS /* what a commit may have to wait for */
+/* What a commit may have to wait for: while there are others, and at most. */
+#define SLICE_NS (NS_PER_MS / 2)
+#define SLICE_IDLE_NS (4 * NS_PER_MS)
 
 static int failed(const struct err *e) {
     return -(int)e->code;
 }
 
-static int del_id(struct db *d, int64_t id, struct err *e) {
-    sqlite3_stmt *st = db_stmt(d, ST_LOG_DEL, e);
-    if (!st) {
-        return failed(e);
-    }
-    sqlite3_bind_int64(st, 1, id);
-    return db_done(d, st, "removing a revision", e);
-}
-
-/* Statements about one key and one of its revisions. */
-static int with_key(struct db *d, enum stmt_id what, struct span key, int64_t id, struct err *e) {
-    sqlite3_stmt *st = db_stmt(d, what, e);
-    if (!st) {
-        return failed(e);
-    }
-    db_bind_span(st, 1, key);
-    sqlite3_bind_int64(st, 2, id);
-    return db_done(d, st, "removing what is compacted of a key", e);
-}
-
-struct sweep_row {
-    int64_t id, ver, prev;
-    struct span key;
-};
-
-/* Looks at some rows from t->swept on, which moves, and keeps those that have to do. 1: there are more. */
-static int sweep_rows(struct task *t, int64_t compact, struct sweep_row *rows, size_t *ret_n,
-                      struct arena *a) {
+void task_undo(struct task *t) {
     struct db *d = &t->s->wr.db;
-    sqlite3_stmt *st = db_stmt(d, ST_LOG_SWEEP, &t->err);
-    if (!st) {
-        return failed(&t->err);
+    if (!sqlite3_get_autocommit(d->h)) {
+        struct err ignored = ERR_INIT;
+        IGNORE_ERR(db_run(d, ST_ROLLBACK, &ignored), "the first error counts");
     }
-    sqlite3_bind_int64(st, 1, t->swept);
-    sqlite3_bind_int64(st, 2, id_of(compact + 1, 0));
-    sqlite3_bind_int64(st, 3, SWEEP_LOOK);
-    size_t n = 0, looked = 0;
-    int rc = SQLITE_DONE, out = 0;
-    while (n < SWEEP_ROWS && (rc = sqlite3_step(st)) == SQLITE_ROW) {
-        struct sweep_row r = {sqlite3_column_int64(st, 0), sqlite3_column_int64(st, 1),
-                              sqlite3_column_int64(st, 2), SPAN_EMPTY};
-        looked++;
-        t->swept = r.id + 1;
-        if (r.prev || !r.ver) {
-            r.key = arena_copy(a, db_col_span(st, 3));
-            rows[n++] = r;
-        }
-    }
-    if (rc != SQLITE_ROW && rc != SQLITE_DONE) {
-        out = db_fail(d, rc, "reading revisions to remove", &t->err);
-    }
-    sqlite3_reset(st);
-    *ret_n = n;
-    return out < 0 ? out : n == SWEEP_ROWS || looked == SWEEP_LOOK;
-}
-
-/* A row at or before the compacted revision makes the row before it unreachable; a deletion before it makes itself
- * unreachable. The deletion at the compacted revision itself stays: a watch may start there. */
-static int sweep_row(struct task *t, int64_t compact, const struct sweep_row *r) {
-    struct db *d = &t->s->wr.db;
-    int rc = 0;
-    if (r->prev) {
-        rc = del_id(d, r->prev, &t->err);
-        if (rc == 0) { /* lists of earlier revisions that begin here go as well */
-            rc = with_key(d, ST_HIST_DEL, r->key, r->prev, &t->err);
-        }
-        if (rc == 0) {
-            rc = with_key(d, ST_CUR_TRIM, r->key, r->id, &t->err);
-        }
-    }
-    if (rc == 0 && !r->ver && id_rev(r->id) < compact) {
-        rc = del_id(d, r->id, &t->err);
-        if (rc == 0) {
-            rc = with_key(d, ST_CUR_DEL, r->key, r->id, &t->err);
-        }
-    }
-    return rc;
-}
-
-static int sweep_slice(struct task *t, int64_t compact) {
-    struct sweep_row *rows = mem_array(NULL, SWEEP_ROWS, sizeof(*rows), SWEEP_ROWS);
-    struct arena a = ARENA_INIT((size_t)1 << 30);
-    uint64_t t0 = clock_ns();
-    int rc = rows ? 1 : err_set(&t->err, ERR_NOMEM, "compaction");
-    while (rc > 0 && clock_ns() - t0 < SLICE_NS) {
-        size_t n = 0;
-        int more = sweep_rows(t, compact, rows, &n, &a);
-        rc = more;
-        for (size_t i = 0; i < n && rc >= 0; i++) {
-            int one = sweep_row(t, compact, &rows[i]);
-            rc = one < 0 ? one : more;
-        }
-        arena_reset(&a);
-    }
-    t->more = rc > 0;
-    free(rows);
-    arena_fini(&a);
-    return rc < 0 ? rc : 0;
-}
-
-static int sweep(struct task *t) {
-    struct writer *w = &t->s->wr;
-    int64_t start = t->swept;
-    int rc = db_run(&w->db, ST_BEGIN, &t->err);
-    if (rc == 0) {
-        rc = sweep_slice(t, w->compact_rev);
-    }
-    if (rc == 0) {
-        if (!t->more) {
-            t->swept =
-                id_of(w->compact_rev, 0); /* the next compaction looks at this revision again */
-        }
-        int64_t keep = t->swept < id_of(w->compact_rev, 0) ? t->swept : id_of(w->compact_rev, 0);
-        rc = db_meta_set(&w->db, "swept", t->more ? keep : t->swept, &t->err);
-    }
-    if (rc == 0 && !t->more) {
-        rc = db_meta_set(&w->db, "swept_for", w->compact_rev, &t->err);
-    }
-    if (rc == 0) {
-        rc = db_run(&w->db, ST_COMMIT, &t->err);
-    }
-    if (rc < 0) {
-        t->swept = start;
-        t->more = true;
-        if (!sqlite3_get_autocommit(w->db.h)) {
-            struct err ignored = ERR_INIT;
-            IGNORE_ERR(db_run(&w->db, ST_ROLLBACK, &ignored), "the first error counts");
-        }
-    }
-    return rc;
 }
 
 static int vacuum(struct task *t) {
     struct db *d = &t->s->wr.db;
     AUTO(buf) struct buf b = BUF_INIT(64);
+    int64_t left = 0;
     buf_fmt(&b, "PRAGMA incremental_vacuum(%d)", VACUUM_PAGES);
-    return db_exec(d, buf_cstr(&b), &t->err);
+    int rc = db_run(d, ST_BEGIN, &t->err);
+    do {
+        rc = rc < 0 ? rc : db_exec(d, buf_cstr(&b), &t->err);
+        rc = rc < 0 ? rc : db_i64(d, ST_FREE_COUNT, &left, &t->err);
+    } while (rc == 0 && left && clock_ns() < t->until_ns);
+    rc = rc < 0 ? rc : db_run(d, ST_COMMIT, &t->err);
+    if (rc < 0) {
+        task_undo(t);
+    }
+    return rc;
 }
 
 static void task_run(struct loop_work *lw) {
     struct task *t = CONTAINER_OF(lw, struct task, w);
     struct db *d = &t->s->wr.db;
+    uint64_t began = clock_ns();
+    t->until_ns = began + (t->beside ? SLICE_NS : SLICE_IDLE_NS);
     switch (t->kind) {
     case TASK_CHECKPOINT: t->rc = wal_task(t); break;
-    case TASK_SWEEP: t->rc = sweep(t); break;
+    case TASK_SWEEP: t->rc = sweep_slice(t); break;
     case TASK_VACUUM: t->rc = vacuum(t); break;
     case TASK_MAX_: break;
     }
@@ -178,6 +68,7 @@ static void task_run(struct loop_work *lw) {
         t->err = e;
     }
     t->wal_frames = d->wal_frames;
+    t->took_ns = clock_ns() - began;
 }
 
 static void wake(struct list *waiters, int64_t upto, int rc, const struct err *e) {
@@ -202,6 +93,7 @@ static void task_done(struct loop_work *lw) {
     struct task *t = CONTAINER_OF(lw, struct task, w);
     struct store *s = t->s;
     s->busy = false;
+    s->rest_until = t->beside ? loop_now(s->l) + REST * t->took_ns : 0;
     if (t->rc == 0) {
         s->pages = t->pages;
         s->free_pages = t->free_pages;
@@ -235,7 +127,7 @@ static void task_done(struct loop_work *lw) {
     store_kick(s);
 }
 
-static struct loop_work *task_new(struct store *s, enum task_kind kind) {
+static struct task *task_new(struct store *s, enum task_kind kind) {
     struct task *t = new_zero(struct task);
     t->w.run = task_run;
     t->w.done = task_done;
@@ -243,28 +135,46 @@ static struct loop_work *task_new(struct store *s, enum task_kind kind) {
     t->kind = kind;
     t->swept = s->swept;
     t->shrink = kind == TASK_CHECKPOINT && s->wal.shrink;
-    return &t->w;
+    t->beside = s->batches_since_task > 0;
+    return t;
+}
+
+static void rested(struct loop_timer *tm) {
+    store_kick(CONTAINER_OF(tm, struct store, rest_timer));
+}
+
+/* True: commits have their turn first. */
+static bool rests(struct store *s) {
+    if (loop_now(s->l) >= s->rest_until) {
+        return false;
+    }
+    if (!loop_timer_active(&s->rest_timer)) {
+        loop_timer_start(s->l, &s->rest_timer, s->rest_until - loop_now(s->l), rested,
+                         "store-rest");
+    }
+    return true;
 }
 
 /* After a failure background work waits for the idle timer, or it would spin on a broken disk. */
-struct loop_work *task_next(struct store *s, bool idle) {
+struct task *task_next(struct store *s, bool idle) {
     if (s->closing) {
         return NULL;
     }
-    if (wal_due(s, idle)) {
+    if ((idle || s->batches_since_task >= TASK_TURN) && wal_due(s, idle)) {
         return task_new(s, TASK_CHECKPOINT);
     }
     if (s->task_failed) {
         return NULL;
     }
-    if (s->sweeping && !s->pins) {
-        return task_new(s, TASK_SWEEP);
-    }
-    if (!s->vacuuming) {
+    bool sweep = s->sweeping && !s->pins;
+    if (!sweep && !s->vacuuming) {
         s->vacuuming = !list_empty(&s->defrags) ||
                        (idle && s->free_pages > 256 && s->free_pages > s->pages / 4);
     }
-    return s->vacuuming ? task_new(s, TASK_VACUUM) : NULL;
+    if ((!sweep && !s->vacuuming) || rests(s)) {
+        return NULL;
+    }
+    return task_new(s, sweep ? TASK_SWEEP : TASK_VACUUM);
 }
 
 static void idle_fired(struct loop_timer *tm) {
@@ -339,6 +249,8 @@ void task_fini(struct store *s) {
     wake(&s->physical, INT64_MAX, rc, &e);
     wake(&s->defrags, INT64_MAX, rc, &e);
     loop_timer_stop(&s->idle_timer);
+    loop_timer_stop(&s->rest_timer);
+    sweep_fini(s);
 }
 
 void store_alarm(struct store *s, uint32_t alarms, bool activate, store_done *done, void *ctx) {

@@ -455,24 +455,22 @@ static void batch_start(struct store *s) {
     }
 }
 
-enum { TASK_TURN = 16 }; /* background work gets a slice after so many commits even under load */
-
 void store_kick(struct store *s) {
     wal_kick(s);
     if (s->busy) {
         return;
     }
     bool idle = list_empty(&s->pending);
-    struct loop_work *task = idle || s->batches_since_task >= TASK_TURN ? task_next(s, idle) : NULL;
+    struct task *task = task_next(s, idle);
     if (task) {
         struct err e = ERR_INIT;
         s->busy = true;
         s->batches_since_task = 0;
-        if (loop_work_submit(s->l, LANE_DB_WRITE, task, &e) == 0) {
+        if (loop_work_submit(s->l, LANE_DB_WRITE, &task->w, &e) == 0) {
             return;
         }
         s->busy = false;
-        free(CONTAINER_OF(task, struct task, w));
+        free(task);
     }
     if (!idle && !wal_full(s)) {
         batch_start(s);

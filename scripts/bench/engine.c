@@ -2,7 +2,8 @@
  *
  *   put CLIENTS N KEYS BYTES      N puts of random keys, CLIENTS of them under way at any time
  *   fill N BYTES                  N keys, 1,000 puts a commit
- *   history N KEYS BYTES          N revisions over KEYS keys, with figures along the way, then compaction
+ *   history N KEYS BYTES CLIENTS  N revisions over KEYS keys, with figures along the way, then compaction and defragmentation
+ *                                 beside so many clients that put
  *   lease N                       grant, restart, keep alive, expire N leases
  *   open                          opens what is in DIR, reads one key
  */
@@ -276,12 +277,6 @@ static void simple_done(void *ctx, int rc, const struct err *e) {
     }
     flag = true;
 }
-static void wait_flag(struct bench *b) {
-    while (!flag) {
-        step(b);
-    }
-    flag = false;
-}
 
 static void figures(struct bench *b) {
     int64_t rev = store_rev(b->s), oldest = store_compact_rev(b->s);
@@ -325,40 +320,58 @@ static void history_part(struct bench *b, uint64_t n) {
     fflush(stdout);
 }
 
-static void history(struct bench *b, uint64_t n) {
-    for (int part = 1; part <= 4; part++) {
-        history_part(b, part == 1 ? n / 100 : part == 2 ? n / 10 - n / 100 : n * 45 / 100);
-        figures(b);
-    }
-    uint64_t t0 = clock_ns();
-    store_compact(b->s, store_rev(b->s) - (int64_t)b->keys, true, simple_done, NULL);
-    flag = false;
-    struct client c = {b, 0};
+/* Puts of so many clients for three seconds or, with UINT64_MAX, until the request that is out is answered. */
+static void beside(struct bench *b, uint64_t clients, uint64_t most, const char *name) {
+    struct client *c = mem_zero_alloc(sizeof(*c) * clients);
+    uint64_t t0 = clock_ns(), c0 = cpu_ns(), wal = 0;
     b->left = UINT64_MAX;
     b->n_ns = 0;
-    b->cap_ns = 10000000;
+    b->cap_ns = 20000000;
     b->ns = mem_zero_alloc(b->cap_ns * sizeof(uint64_t));
-    put_next(&c);
-    while (!flag) {
-        step(b);
+    for (uint64_t i = 0; i < clients; i++) {
+        c[i].b = b;
+        put_next(&c[i]);
     }
+    for (uint64_t turn = 0; most ? !flag : clock_ns() - t0 < 3 * NS_PER_S; turn++) {
+        step(b);
+        if (turn % 64 == 0) {
+            uint64_t now = file_kib(b, "store.db-wal");
+            wal = now > wal ? now : wal;
+        }
+    }
+    flag = false;
+    uint64_t took = clock_ns() - t0, cpu = cpu_ns() - c0;
     b->left = 0;
     while (b->out) {
         step(b);
     }
     qsort(b->ns, b->n_ns, sizeof(uint64_t), cmp_u64);
-    printf("compaction %.2f s; meanwhile %zu puts of one client, p50 %.3f p99 %.3f max %.3f ms\n",
-           seconds(clock_ns() - t0), b->n_ns, seconds(b->ns[b->n_ns / 2]) * 1e3,
-           seconds(b->ns[b->n_ns * 99 / 100]) * 1e3, seconds(b->ns[b->n_ns - 1]) * 1e3);
+    printf("%-24s %6.2f s, cpu %.2f s, %8.0f /s  p50 %.3f p99 %.3f p99.9 %.3f max %.3f ms  wal max "
+           "%llu KiB  db %llu KiB\n",
+           name, seconds(took), seconds(cpu), (double)b->n_ns / seconds(took),
+           seconds(b->ns[b->n_ns / 2]) * 1e3, seconds(b->ns[b->n_ns * 99 / 100]) * 1e3,
+           seconds(b->ns[b->n_ns * 999 / 1000]) * 1e3, seconds(b->ns[b->n_ns - 1]) * 1e3,
+           (unsigned long long)wal, (unsigned long long)file_kib(b, "store.db"));
+    fflush(stdout);
     free(TAKE(b->ns));
     b->cap_ns = b->n_ns = 0;
+    free(c);
+}
+
+static void history(struct bench *b, uint64_t n, uint64_t clients) {
+    for (int part = 1; part <= 4; part++) {
+        history_part(b, part == 1 ? n / 100 : part == 2 ? n / 10 - n / 100 : n * 45 / 100);
+        figures(b);
+    }
+    beside(b, clients, 0, "puts before");
+    store_compact(b->s, store_rev(b->s) - (int64_t)b->keys, true, simple_done, NULL);
+    beside(b, clients, UINT64_MAX, "puts beside compaction");
+    beside(b, clients, 0, "puts after");
     figures(b);
-    flag = false;
-    t0 = clock_ns();
     store_defrag(b->s, simple_done, NULL);
-    wait_flag(b);
-    printf("defragment %.2f s\n", seconds(clock_ns() - t0));
+    beside(b, clients, UINT64_MAX, "puts beside defragment");
     idle(b, 5);
+    beside(b, clients, 0, "puts after");
     history_part(b, n / 100);
 }
 
@@ -459,7 +472,7 @@ int main(int argc, char **argv) {
     } else if (str_eq(mode, "history")) {
         b->keys = (uint32_t)arg[1];
         b->bytes = (uint32_t)arg[2];
-        history(b, arg[0]);
+        history(b, arg[0], arg[3] ? arg[3] : 1);
     } else if (str_eq(mode, "lease")) {
         leases(b, arg[0]);
     } else if (str_eq(mode, "idle")) {

@@ -27,6 +27,18 @@ LIBS := mbedtls nghttp2 llhttp sqlite3 zstd yaml yyjson cmocka
 mbedtls_src := $(sort $(wildcard mbedtls/library/*.c))
 mbedtls_flags := -Imbedtls/include -Imbedtls/library
 
+# ring: P-256 and X25519 (ecp_fast.c says how they come under mbedTLS' names). On other processors mbedTLS does it itself.
+machine := $(firstword $(subst -, ,$(shell $(lastword $(CC)) -dumpmachine)))
+ring_asm_x86_64 := ring/pregenerated/p256-x86_64-asm-elf.S ring/crypto/curve25519/curve25519_64_adx.c \
+  $(sort $(wildcard ring/third_party/fiat/asm/*.S))
+ring_asm_aarch64 := ring/pregenerated/p256-armv8-asm-linux64.S
+ifneq ($(ring_asm_$(machine)),)
+mbedtls_src += ring/ecp_fast.c ring/crypto/crypto.c ring/crypto/mem.c ring/crypto/curve25519/curve25519.c \
+  ring/crypto/fipsmodule/ec/p256-nistz.c $(ring_asm_$(machine))
+mbedtls_flags += -Iring/include -Iring/pregenerated
+ecp.c_flags := $(foreach f,mul mul_restartable muladd muladd_restartable,-Dmbedtls_ecp_$(f)=mbedtls_plain_ecp_$(f))
+endif
+
 nghttp2_src := $(sort $(wildcard nghttp2/lib/*.c))
 nghttp2_flags := -Inghttp2/lib/includes -DNGHTTP2_STATICLIB -DHAVE_ARPA_INET_H \
   -DHAVE_NETINET_IN_H -DHAVE_CLOCK_GETTIME -DHAVE_DECL_CLOCK_MONOTONIC=1 -DHAVE_TIME_H
@@ -68,7 +80,7 @@ $$(TMP)/$(1): ; @mkdir -p $$@
 $$(OUT)/lib/lib$(1).a: $$($(1)_obj)
 	@mkdir -p $$(@D) && rm -f $$@ && ar rcsD $$@ $$^ && echo "  $$(VARIANT) lib$(1).a"
 $$(foreach s,$$($(1)_src),$$(eval $$(TMP)/$(1)/$$(notdir $$(s)).o: $$(s) ; \
-  @$$$$(CC) $$$$(CFLAGS) $$$$($(1)_flags) -c $$$$< -o $$$$@))
+  @$$$$(CC) $$$$(CFLAGS) $$$$($(1)_flags) $$$$($$(notdir $$(s))_flags) -c $$$$< -o $$$$@))
 endef
 $(foreach l,$(LIBS),$(eval $(call LIB_RULES,$(l))))
 

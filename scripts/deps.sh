@@ -122,6 +122,9 @@ say "unpacked $(ls "$tmp/src" | wc -l) archives"
 src=$tmp/src
 cp "$here/deps/mbedtls_config.h" "$src/mbedtls/include/mbedtls/mbedtls_config.h"
 
+cp "$here/deps/ecp_fast.c" "$src/rust-ring/"
+mv "$src/rust-ring" "$src/ring"
+
 nghttp2_version=$(sed -n 's/^nghttp2 *\([0-9.]*\)-.*/\1/p' "$lock_file")
 IFS=. read -r major minor patch <<<"$nghttp2_version"
 sed -e "s/@PACKAGE_VERSION@/$nghttp2_version/" \

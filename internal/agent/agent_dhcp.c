@@ -20,7 +20,7 @@ void agent_ip_str(uint32_t ip, char dst[16]) {
                "fits");
 }
 
-int agent_mac(const char *ifname, uint8_t ret[6], struct err *e) {
+static int mac_of(const char *ifname, uint8_t ret[6], struct err *e) {
     char path[64];
     AUTO(buf) struct buf b = BUF_INIT(64);
     struct dhcp_hw hw;
@@ -58,7 +58,7 @@ size_t agent_interfaces(char (*ret)[16], size_t cap) {
         struct err e = ERR_INIT;
         if (d->d_name[0] == '.' || strlen(d->d_name) > 15 ||
             str_put(path, sizeof(path), "/sys/class/net/%s/device", d->d_name) < 0 ||
-            access(path, F_OK) < 0 || agent_mac(d->d_name, mac, &e) < 0) {
+            access(path, F_OK) < 0 || mac_of(d->d_name, mac, &e) < 0) {
             continue;
         }
         size_t at = n++;
@@ -253,7 +253,7 @@ static int prepare(struct loop *l, struct agent_dhcp *d, const char *ifname, str
     if (!d->ifindex) {
         return err_sys(e, errno, "interface %s", ifname);
     }
-    if (agent_mac(ifname, d->mac, e) < 0 || netlink_link_up(d->ifindex, true, e) < 0 ||
+    if (mac_of(ifname, d->mac, e) < 0 || netlink_link_up(d->ifindex, true, e) < 0 ||
         open_socket(d, e) < 0) {
         return -(int)e->code;
     }

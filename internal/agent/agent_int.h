@@ -75,7 +75,6 @@ NODISCARD int agent_lease_from_json(const struct json *v, struct agent_lease *re
 /* Ethernet interfaces, the one named by BOOTIF= first; up to `cap`. */
 size_t agent_interfaces(char (*ret)[16], size_t cap);
 void agent_ip_str(uint32_t ip, char dst[16]);
-NODISCARD int agent_mac(const char *ifname, uint8_t ret[6], struct err *e);
 
 /* ---- talking to the boot server (agent_fetch.c) ---- */
 

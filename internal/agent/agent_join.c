@@ -18,7 +18,6 @@ enum {
     TICKET_RETRY_S = 3,
     TICKET_TRIES = 60,
     CSR_WAIT_S = 60,
-    SERVING_WAIT_S = 900 /* approved once the Node has its addresses */,
     RETRY_S = 10,
     RETRY_MAX_S = 300
 };
@@ -53,7 +52,7 @@ struct agent_join {
     struct kclient *client;
     struct tls_config *tls;
     struct request requests[PURPOSES];
-    struct loop_timer ticket_timer, cleanup;
+    struct loop_timer ticket_timer;
     unsigned ticket_tries;
     bool has_identity;
 };

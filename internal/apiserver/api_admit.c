@@ -54,7 +54,7 @@ static bool escalates(struct api_call *c, const char *verb, const char *resource
     return api_authorize(c->a, &at);
 }
 
-bool api_admit_rbac(struct api_call *c, const struct json *obj, const struct json *old) {
+static bool admit_rbac(struct api_call *c, const struct json *obj, const struct json *old) {
     if (strcmp(c->main->group, "rbac.authorization.k8s.io") != 0 ||
         api_user_in(&c->user, "system:masters")) {
         return true;
@@ -271,7 +271,7 @@ static bool pod_account(struct api_call *c, struct json *pod) {
     return true;
 }
 
-bool api_admit_pod(struct api_call *c, struct json *pod) {
+static bool admit_pod(struct api_call *c, struct json *pod) {
     json_need_obj(c->doc, pod, "spec");
     if (!api_admit_limits(c, pod) || !pod_account(c, pod)) {
         return false;
@@ -373,11 +373,11 @@ static void csr_times(struct api_call *c, struct json *csr, const struct json *o
 }
 
 bool api_admit_create(struct api_call *c, struct json *obj) {
-    if (!admit_namespace(c) || !api_admit_node(c, obj, NULL) || !api_admit_rbac(c, obj, NULL)) {
+    if (!admit_namespace(c) || !api_admit_node(c, obj, NULL) || !admit_rbac(c, obj, NULL)) {
         return false;
     }
     if (is_res(c, "", "pods")) {
-        return api_admit_pod(c, obj);
+        return admit_pod(c, obj);
     }
     if (is_res(c, "", "nodes")) {
         taint_new_node(c, obj);
@@ -400,7 +400,7 @@ bool api_admit_created(struct api_call *c, struct json *obj) {
 }
 
 bool api_admit_update(struct api_call *c, struct json *obj, const struct json *old) {
-    if (!api_admit_node(c, obj, old) || !api_admit_rbac(c, obj, old)) {
+    if (!api_admit_node(c, obj, old) || !admit_rbac(c, obj, old)) {
         return false;
     }
     if (is_res(c, "", "pods") && c->kr->sub[0] == '\0') {

@@ -2,10 +2,6 @@
 
 /* Who may do what: the privileged group, the node authorizer, then RBAC. */
 
-bool api_authorize(struct apiserver *a, const struct api_attrs *t) {
-    return api_user_in(t->user, "system:masters") || api_node_allows(a, t) || api_rbac_allows(a, t);
-}
-
 /* ---- node authorizer: a node sees what the pods bound to it need, and changes only what is its own ---- */
 
 static const char *node_of(const struct api_user *u) {
@@ -193,7 +189,7 @@ static bool other_rule(const char *node, const struct api_attrs *t) {
              strcmp(t->resource, "localsubjectaccessreviews") == 0));
 }
 
-bool api_node_allows(struct apiserver *a, const struct api_attrs *t) {
+static bool node_allows(struct apiserver *a, const struct api_attrs *t) {
     const char *node = node_of(t->user);
     if (node == NULL || node[0] == '\0' || t->resource == NULL) {
         return false;
@@ -308,4 +304,8 @@ bool api_admit_node(struct api_call *c, const struct json *obj, const struct jso
         }
     }
     return true;
+}
+
+bool api_authorize(struct apiserver *a, const struct api_attrs *t) {
+    return api_user_in(t->user, "system:masters") || node_allows(a, t) || api_rbac_allows(a, t);
 }

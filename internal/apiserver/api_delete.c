@@ -93,8 +93,8 @@ static bool is(const struct api_res *res, const char *group, const char *name) {
 }
 
 /* Grace period of this deletion; false: the resource knows none. */
-bool api_grace_period(const struct api_res *res, const struct json *obj, int64_t asked,
-                      int64_t *ret) {
+static bool grace_period(const struct api_res *res, const struct json *obj, int64_t asked,
+                         int64_t *ret) {
     if (!is(res, "", "pods")) {
         return false;
     }
@@ -183,7 +183,7 @@ int api_delete_plan(struct api_call *c, struct api_res *res, struct api_obj *cur
     bool was_deleting = kube_is_deleting(obj);
     int64_t old_grace = json_i64_at(obj, 0, "metadata", "deletionGracePeriodSeconds");
     int64_t grace = 0;
-    bool graceful = api_grace_period(res, obj, o->grace, &grace);
+    bool graceful = grace_period(res, obj, o->grace, &grace);
     size_t had = json_len(json_at(obj, "metadata", "finalizers"));
     set_finalizers(c, obj, policy_of(c, res, obj, o));
     size_t has = json_len(json_at(obj, "metadata", "finalizers"));

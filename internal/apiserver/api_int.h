@@ -71,7 +71,6 @@ struct api_event {
     struct api_frame *frames;
 };
 
-struct api_watch;
 struct api_frame;
 struct net_blob;
 
@@ -145,7 +144,6 @@ struct api_attrs {
 };
 bool api_authorize(struct apiserver *a, const struct api_attrs *t);
 bool api_rbac_allows(struct apiserver *a, const struct api_attrs *t);
-bool api_node_allows(struct apiserver *a, const struct api_attrs *t);
 /* Rules of the user in a namespace as SelfSubjectRulesReview lists them. */
 void api_rbac_rules(struct apiserver *a, const struct api_user *u, const char *ns, struct json_doc *d,
                     struct json *resource_rules, struct json *non_resource_rules);
@@ -247,7 +245,6 @@ const char *api_query(struct api_call *c, const char *key); /* NULL when absent 
 struct span api_header(struct api_call *c, const char *name);
 char *api_fmt(struct api_call *c, const char *fmt, ...) PRINTF(2, 3); /* in c->mem; "" when out of memory */
 void api_warn(struct api_call *c, const char *text);
-struct api_obj *api_keep(struct api_call *c, struct api_obj *o);
 /* A commit is under way: the call stays until api_call_unbusy. */
 void api_call_busy(struct api_call *c);
 void api_call_unbusy(struct api_call *c); /* may free c */
@@ -316,7 +313,7 @@ struct api_list_opts {
     int64_t rv;            /* 0 when absent or "0" */
     enum { API_RV_ANY, API_RV_NOT_OLDER, API_RV_EXACT } match;
     const char *match_text;
-    bool bookmarks, initial_events;
+    bool bookmarks;
     int send_initial; /* -1 absent */
     int64_t timeout_s; /* -1: none */
 };
@@ -384,7 +381,6 @@ struct api_delete_opts {
 /* What deleting cur means: *ret_obj the changed object to store, or NULL to remove it. 0, 1 (nothing to do), or answered (-1). */
 int api_delete_plan(struct api_call *c, struct api_res *res, struct api_obj *cur, const struct api_delete_opts *o,
                     struct json **ret_obj);
-bool api_grace_period(const struct api_res *res, const struct json *obj, int64_t asked, int64_t *ret);
 
 /* Admission: false when it has answered. */
 bool api_admit_create(struct api_call *c, struct json *obj);
@@ -394,13 +390,11 @@ bool api_admit_updated(struct api_call *c, struct json *obj, const struct json *
 bool api_admit_update(struct api_call *c, struct json *obj, const struct json *old);
 bool api_admit_delete(struct api_call *c, const struct json *old);
 bool api_admit_node(struct api_call *c, const struct json *obj, const struct json *old);
-bool api_admit_rbac(struct api_call *c, const struct json *obj, const struct json *old);
 /* Pod Security Standards: false when answered. */
 bool api_pss_namespace(struct api_call *c, const struct json *ns);
 bool api_pss_admit(struct api_call *c, const struct json *obj, const struct json *old);
 bool api_admit_limits(struct api_call *c, struct json *obj);
 bool api_admit_quota(struct api_call *c, const struct json *obj, const struct json *old);
-bool api_admit_pod(struct api_call *c, struct json *pod);
 /* Service addresses and node ports. */
 NODISCARD int api_svc_init(struct apiserver *a, const char *cidr, const char *ports, struct err *e);
 void api_svc_event(struct apiserver *a, const struct api_obj *prev, const struct api_obj *now);
@@ -412,15 +406,11 @@ const char *api_svc_first_ip(const struct apiserver *a);
 
 /* Non-resource paths and discovery. */
 void api_disc(struct api_call *c);
-bool api_disc_is_always_allowed(const char *path);
 void api_virtual(struct api_call *c); /* reviews; c->kr names which */
 bool api_is_virtual(const struct kube_resource *kr);
 void api_sub(struct api_call *c); /* subresources other than status; verbs as in c->t */
 bool api_sub_is_special(const struct kube_resource *kr);
-void api_scale(struct api_call *c);
 void api_token_create(struct api_call *c);
-void api_binding(struct api_call *c);
-void api_eviction(struct api_call *c);
 void api_kubelet(struct api_call *c); /* log, exec, attach, portforward, nodes/proxy */
 
 bool api_kubelet_of(struct api_call *c, const char *node, const char **ret_host, uint16_t *ret_port);

@@ -12,25 +12,6 @@ bool api_sub_is_special(const struct kube_resource *kr) {
            (strcmp(kr->name, "bindings") == 0 && kr->group[0] == '\0');
 }
 
-void api_sub(struct api_call *c) {
-    const struct kube_resource *kr = c->kr;
-    if (sub_is(kr, "scale")) {
-        if (c->t.verb == API_V_GET) {
-            api_scale(c);
-        } else {
-            api_with_body(c, api_scale);
-        }
-    } else if (sub_is(kr, "binding") || (strcmp(kr->name, "bindings") == 0 && kr->sub[0] == '\0')) {
-        api_with_body(c, api_binding);
-    } else if (sub_is(kr, "eviction")) {
-        api_with_body(c, api_eviction);
-    } else if (sub_is(kr, "token")) {
-        api_with_body(c, api_token_create);
-    } else {
-        api_kubelet(c);
-    }
-}
-
 /* ---- scale ---- */
 
 static struct json *label_selector_text(struct api_call *c, const struct json *obj) {
@@ -182,7 +163,7 @@ static void scale_run(struct api_call *c) {
     api_finish_update(c, obj, cur, false);
 }
 
-void api_scale(struct api_call *c) {
+static void serve_scale(struct api_call *c) {
     if (c->t.verb == API_V_GET ||
         api_write_options(c, c->t.verb == API_V_PATCH ? "PatchOptions" : "UpdateOptions")) {
         scale_run(c);
@@ -268,7 +249,7 @@ static void bind_run(struct api_call *c) {
     api_commit(c, pods, c->t.ns, name, pod, cur->rv, on_bound);
 }
 
-void api_binding(struct api_call *c) {
+static void bind_pod(struct api_call *c) {
     c->again = bind_run;
     if (api_write_options(c, "CreateOptions")) {
         bind_run(c);
@@ -385,9 +366,28 @@ static void evict_run(struct api_call *c) {
     api_commit(c, c->res, c->t.ns, c->t.name, next, cur->rv, on_bound);
 }
 
-void api_eviction(struct api_call *c) {
+static void evict(struct api_call *c) {
     c->again = evict_run;
     if (api_write_options(c, "CreateOptions")) {
         evict_run(c);
+    }
+}
+
+void api_sub(struct api_call *c) {
+    const struct kube_resource *kr = c->kr;
+    if (sub_is(kr, "scale")) {
+        if (c->t.verb == API_V_GET) {
+            serve_scale(c);
+        } else {
+            api_with_body(c, serve_scale);
+        }
+    } else if (sub_is(kr, "binding") || (strcmp(kr->name, "bindings") == 0 && kr->sub[0] == '\0')) {
+        api_with_body(c, bind_pod);
+    } else if (sub_is(kr, "eviction")) {
+        api_with_body(c, evict);
+    } else if (sub_is(kr, "token")) {
+        api_with_body(c, api_token_create);
+    } else {
+        api_kubelet(c);
     }
 }

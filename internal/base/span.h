@@ -72,7 +72,6 @@ NODISCARD int span_hex_to_u64(struct span a, uint64_t max, uint64_t *ret);
 
 /* Checked arithmetic: true when the result does not fit. */
 #define ck_add(a, b, r) __builtin_add_overflow((a), (b), (r))
-#define ck_sub(a, b, r) __builtin_sub_overflow((a), (b), (r))
 #define ck_mul(a, b, r) __builtin_mul_overflow((a), (b), (r))
 
 #endif

@@ -3,8 +3,6 @@
 #define KF_VERSION_H
 
 #define KF_VERSION "0.1.0"
-#define KF_KUBE_MAJOR "1"
-#define KF_KUBE_MINOR "36"
 #define KF_KUBE_VERSION "v1.36.2"
 #define KF_KUBE_GIT_VERSION KF_KUBE_VERSION "+kfarm-" KF_VERSION
 

@@ -36,8 +36,6 @@ struct controllers_opts {
 
 struct controllers;
 NODISCARD int controllers_start(const struct controllers_opts *o, struct controllers **ret, struct err *e);
-/* Ends timers and queues. Requests under way must be over, or the client already freed. */
-void controllers_stop(struct controllers *c);
 /* Is the name one of ours (long or short)? */
 bool controllers_known(const char *name);
 /* Would `name` run with this list? Also for "scheduler". */

@@ -183,19 +183,6 @@ const struct objvec *ctl_orphans(const struct ownindex *ix, const char *ns) {
     return ctl_owned(ix, key);
 }
 
-static void index_free(struct ownindex *ix) {
-    struct map_iter it = {0};
-    struct map_entry *en;
-    while (ix && map_next(&ix->by_owner, &it, &en)) {
-        objvec_fini(en->value);
-        free(en->value);
-    }
-    if (ix) {
-        map_fini(&ix->by_owner);
-        free(ix);
-    }
-}
-
 /* ---- small helpers ---- */
 
 uint64_t ctl_now_s(void) {
@@ -271,27 +258,4 @@ int controllers_start(const struct controllers_opts *o, struct controllers **ret
     }
     *ret = c;
     return 0;
-}
-
-void controllers_stop(struct controllers *c) {
-    if (!c) {
-        return;
-    }
-    if (c->o.ca_key_pem.n) {
-        union {
-            const uint8_t *in;
-            void *out;
-        } key = {.in = c->o.ca_key_pem.p};
-        secret_wipe(key.out, c->o.ca_key_pem.n);
-    }
-    while (c->owned) {
-        struct ctl_own *o = c->owned;
-        c->owned = o->next;
-        kqueue_free(o->q);
-        kevents_free(o->ev);
-        index_free(o->ix);
-        free(o->p);
-        free(o);
-    }
-    free(c);
 }

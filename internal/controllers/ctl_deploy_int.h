@@ -41,7 +41,6 @@ struct deployctl {
 
 int64_t deploy_max_total(const struct drun *r);
 int64_t deploy_sum(const struct drun *r, bool only_old);
-int64_t deploy_available(const struct drun *r);
 /* ctl_deploy_roll.c: set ->target of every set. True: some target changed. */
 bool deploy_scale(struct drun *r);        /* the deployment was resized, or is paused */
 bool deploy_roll(struct drun *r);         /* RollingUpdate: the next step */

@@ -20,7 +20,7 @@ int64_t deploy_sum(const struct drun *r, bool only_old) {
     return sum;
 }
 
-int64_t deploy_available(const struct drun *r) {
+static int64_t deploy_available(const struct drun *r) {
     int64_t sum = 0;
     for (size_t i = 0; i < r->n; i++) {
         sum += r->sets[i].available;

@@ -1,5 +1,6 @@
 /* Bootstrap tokens: expired ones are removed; kube-public/cluster-info is signed with those that may sign. */
 #include "internal/controllers/ctl_int.h"
+#include "internal/hash/hash.h"
 #include "internal/pki/pki.h"
 
 #define NS_TOKENS "kube-system"
@@ -77,7 +78,7 @@ static int sign_detached(struct buf *out, struct span content, struct span id, s
     buf_str(out, "..");
     buf_u8(&msg, '.');
     b64url_encode(&msg, content);
-    pki_hmac_sha256(secret, buf_view(&msg), mac);
+    hash_hmac_sha256(secret, buf_view(&msg), mac);
     b64url_encode(out, span_of(mac, sizeof(mac)));
     return buf_ok(&msg) < 0 ? buf_ok(&msg) : buf_ok(out);
 }

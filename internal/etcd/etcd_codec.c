@@ -124,7 +124,7 @@ void etcd_enc_watch_create(struct buf *b, const struct names *ns, int64_t start_
 
 /* ---- answers ---- */
 
-int etcd_dec_head(struct span m, struct answer_head *ret) {
+static int etcd_dec_head(struct span m, struct answer_head *ret) {
     struct wire_field f;
     struct answer_head h = {0};
     int rc;

@@ -182,7 +182,6 @@ void etcd_enc_key(struct buf *b, uint32_t no, const struct names *ns, struct spa
 void etcd_enc_range(struct buf *b, const struct names *ns, const struct store_range_req *q);
 void etcd_enc_txn(struct buf *b, const struct names *ns, const struct store_body *body);
 void etcd_enc_watch_create(struct buf *b, const struct names *ns, int64_t start_rev, bool prev_kv);
-NODISCARD int etcd_dec_head(struct span m, struct answer_head *ret); /* the header itself */
 NODISCARD int etcd_dec_first_head(struct span m, struct answer_head *ret); /* that of an answer: its field 1 */
 NODISCARD int etcd_dec_range(struct span m, const struct names *ns, struct arena *a,
                         struct store_range_res *ret);

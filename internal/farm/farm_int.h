@@ -17,7 +17,7 @@ struct tenant {
     struct farm *f;
     char *key, *uid; /* "ns/name" */
     uint16_t port;   /* chosen in this run, before the write of the status has come back; 0: none */
-    bool has_keys, secret_checked, files_gone, data_gone, keys_gone, is_dirty_nodes;
+    bool has_keys, secret_checked, files_gone, data_gone, keys_gone;
     bool etcd_down, asking_etcd;
     struct tls_config *tls;
     struct kclient *client;
@@ -78,7 +78,6 @@ void farm_sync_tags(struct tenant *t, const struct json *tenant);
 bool farm_sync_machine(struct pass *p);        /* one Machine a pass */
 size_t farm_nodes_declared(const struct json *tenant);
 size_t farm_nodes_ready(const struct tenant *t);
-bool farm_node_ready(const struct json *node);
 
 /* farm_rbac.c */
 void farm_apply_roles(struct farm *f);

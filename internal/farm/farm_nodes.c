@@ -16,10 +16,19 @@ static void version_known(void *ctx, int rc, struct json *obj, const struct err 
     }
 }
 
+static bool node_ready(const struct json *node) {
+    JSON_EACH(it, c, json_at(node, "status", "conditions")) {
+        if (str_eq(json_str_at(c, "type"), "Ready")) {
+            return str_eq(json_str_at(c, "status"), "True");
+        }
+    }
+    return false;
+}
+
 static void node_changed(void *ctx, struct json *old, struct json *cur) {
     struct tenant *t = ctx;
     /* Heartbeats change the status all the time; only readiness, labels, taints and existence matter here. */
-    if (old && cur && farm_node_ready(old) == farm_node_ready(cur) &&
+    if (old && cur && node_ready(old) == node_ready(cur) &&
         json_eq(json_at(old, "metadata", "labels"), json_at(cur, "metadata", "labels")) &&
         json_eq(json_at(old, "spec", "taints"), json_at(cur, "spec", "taints"))) {
         return;
@@ -105,15 +114,6 @@ void farm_tenant_disconnect(struct tenant *t) {
     t->tls = NULL;
 }
 
-bool farm_node_ready(const struct json *node) {
-    JSON_EACH(it, c, json_at(node, "status", "conditions")) {
-        if (str_eq(json_str_at(c, "type"), "Ready")) {
-            return str_eq(json_str_at(c, "status"), "True");
-        }
-    }
-    return false;
-}
-
 size_t farm_nodes_declared(const struct json *tenant) {
     size_t n = 0;
     JSON_EACH(it, pool, json_at(tenant, "spec", "pools")) {
@@ -126,7 +126,7 @@ size_t farm_nodes_ready(const struct tenant *t) {
     size_t n = 0;
     struct map_iter it = {0};
     for (struct json *o; t->nodes && kinformer_next(t->nodes, &it, &o);) {
-        n += farm_node_ready(o);
+        n += node_ready(o);
     }
     return n;
 }
@@ -297,7 +297,7 @@ static void machine_deleted(void *ctx, int rc, struct json *obj, const struct er
 /* status.phase, nodeRef and addresses from the Node; true when a write was started. */
 static bool machine_status(struct pass *p, const struct json *m, const struct json *node) {
     const struct json *st = json_get(m, "status");
-    const char *phase = !node ? "Pending" : farm_node_ready(node) ? "Running" : "Provisioned";
+    const char *phase = !node ? "Pending" : node_ready(node) ? "Running" : "Provisioned";
     if (str_eq(json_str_at(st, "phase"), phase) &&
         str_eq(json_str_at(st, "nodeRef", "uid"), json_str_at(node, "metadata", "uid"))) {
         return false;

@@ -17,7 +17,6 @@ enum { LIM_PEEK = 5 + 16384, LIM_WAITING = 1024, LIM_LISTENERS = 8 };
 
 struct route {
     int sock;
-    bool is_default;
     char *names[16];
     size_t n_names;
 };
@@ -37,7 +36,6 @@ struct listener {
 struct front {
     struct loop *l;
     struct listener listeners[LIM_LISTENERS];
-    size_t n_listeners;
     struct map routes;  /* scope → route */
     struct map by_name; /* server name → route */
     struct route *fallback;

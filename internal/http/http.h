@@ -55,7 +55,6 @@ size_t http_server_conns(const struct http_server *s);
 
 /* Request, valid until on_close has been called. */
 struct span http_req_method(const struct http_req *r);
-struct span http_req_target(const struct http_req *r); /* raw path?query */
 struct span http_req_path(const struct http_req *r);   /* raw, without query */
 struct span http_req_query(const struct http_req *r);  /* raw, without '?' */
 struct span http_req_header(const struct http_req *r, const char *lower_name); /* first value or empty (.p NULL) */
@@ -63,10 +62,7 @@ struct span http_req_header(const struct http_req *r, const char *lower_name); /
 bool http_req_header_at(const struct http_req *r, size_t i, struct http_header *ret);
 const struct tls_peer *http_req_peer(const struct http_req *r); /* NULL on plain connections */
 const struct sockaddr_storage *http_req_addr(const struct http_req *r);
-bool http_req_is_unix(const struct http_req *r);
 int http_req_version(const struct http_req *r); /* 1 or 2 */
-void *http_req_ctx(const struct http_req *r);
-void http_req_set_ctx(struct http_req *r, void *ctx);
 struct arena *http_req_arena(struct http_req *r); /* dies with the request; max 64 MiB */
 struct loop *http_req_loop(struct http_req *r);
 
@@ -101,7 +97,6 @@ void http_end_trailers(struct http_req *r, const struct http_header *h, size_t n
 void http_abort(struct http_req *r); /* RST_STREAM / close */
 size_t http_pending(const struct http_req *r);
 void http_on_drain(struct http_req *r, void (*cb)(struct http_req *r, void *ctx), void *ctx);
-bool http_responded(const struct http_req *r); /* head was sent */
 
 /* HTTP/1.1 Upgrade (101): afterwards bytes pass both ways as a raw stream. */
 struct http_raw;
@@ -142,7 +137,6 @@ struct http_client_opts {
 /* Names are resolved from literal addresses and the hosts file only ("localhost" included): no resolver in the binary. */
 NODISCARD int http_client_new(struct loop *l, const struct http_client_opts *o, struct http_client **ret, struct err *e);
 void http_client_free(struct http_client *c); /* open calls end with -ERR_CANCELLED */
-void http_client_close_idle(struct http_client *c);
 
 struct http_call_opts {
     const char *method, *target; /* target: raw path?query */
@@ -163,13 +157,7 @@ unsigned http_call_status(const struct http_call *c);
 struct span http_call_header(const struct http_call *c, const char *lower_name);
 struct span http_call_trailer(const struct http_call *c, const char *lower_name);
 void http_call_write(struct http_call *c, struct span data, bool fin); /* with stream_body */
-size_t http_call_pending(const struct http_call *c);
 void http_call_pause(struct http_call *c, bool paused);
-
-/* Whole answer in one callback: body up to max bytes. */
-typedef void http_done_cb(void *ctx, int rc, unsigned status, struct span body, const struct err *e);
-NODISCARD int http_get_all(struct http_client *c, const struct http_call_opts *o, size_t max, http_done_cb *done, void *ctx,
-                           struct http_call **ret_call, struct err *e);
 
 /* Client-side upgrade (exec, port-forward proxies): 101 or failure; a non-101 answer gives rc -ERR_INVALID with status.
  * Of the options' callbacks only on_head is used: it sees the headers of the answer before done. */

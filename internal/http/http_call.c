@@ -13,9 +13,6 @@ void call_release(struct http_call *c) {
     buf_fini(&c->held);
     arena_fini(&c->arena);
     free(c->own_body);
-    if (c->own_ctx) {
-        c->own_ctx_free(c->own_ctx);
-    }
     free(c);
 }
 
@@ -332,11 +329,6 @@ void http_call_write(struct http_call *c, struct span data, bool fin) {
     }
 }
 
-size_t http_call_pending(const struct http_call *c) {
-    bool h1 = c->conn && c->conn->state == K_H1;
-    return c->out.bytes + (h1 ? net_pending(c->conn->st) : 0);
-}
-
 void http_call_pause(struct http_call *c, bool paused) {
     if (c->paused == paused || c->gone) {
         return;
@@ -352,58 +344,6 @@ void http_call_pause(struct http_call *c, bool paused) {
         c->resumed = true;
         cconn_later(c->conn);
     }
-}
-
-/* ---- the whole answer at once ---- */
-
-struct whole {
-    struct buf body;
-    http_done_cb *done;
-    void *ctx;
-    bool over;
-};
-
-static void whole_data(struct http_call *c, struct span data, void *ctx) {
-    struct whole *w = ctx;
-    if (buf_span(&w->body, data) < 0 && !w->over) {
-        struct err e = ERR_INIT;
-        w->over = true;
-        int rc = err_set(&e, ERR_LIMIT, "answer larger than %zu bytes", w->body.max);
-        call_end(c, rc, &e);
-    }
-}
-
-static void whole_end(struct http_call *c, int rc, const struct err *e, void *ctx) {
-    struct whole *w = ctx;
-    w->done(w->ctx, rc, http_call_status(c), rc < 0 ? SPAN_EMPTY : buf_view(&w->body), e);
-}
-
-static void whole_free(void *p) {
-    struct whole *w = p;
-    buf_fini(&w->body);
-    free(w);
-}
-
-int http_get_all(struct http_client *cl, const struct http_call_opts *o, size_t max,
-                 http_done_cb *done, void *ctx, struct http_call **ret_call, struct err *e) {
-    struct whole *w = new_zero(struct whole);
-    *w = (struct whole){.body = BUF_INIT(max), .done = done, .ctx = ctx};
-    struct http_call_opts mine = *o;
-    struct http_call *c;
-    mine.on_data = whole_data;
-    mine.on_end = whole_end;
-    mine.ctx = w;
-    int rc = http_call_start(cl, &mine, &c, e);
-    if (rc < 0) {
-        whole_free(w);
-        return rc;
-    }
-    c->own_ctx = w;
-    c->own_ctx_free = whole_free;
-    if (ret_call) {
-        *ret_call = c;
-    }
-    return 0;
 }
 
 int http_call_upgrade(struct http_client *cl, const struct http_call_opts *o,

@@ -386,14 +386,3 @@ void http_client_free(struct http_client *cl) {
     raw_kill_all(&cl->raws);
     client_leave(cl);
 }
-
-void http_client_close_idle(struct http_client *cl) {
-    client_enter(cl);
-    for (LIST_EACH(at, next, &cl->conns)) {
-        struct cconn *k = CONTAINER_OF(at, struct cconn, link);
-        if ((k->state == K_H1 && !k->cur) || (k->state == K_H2 && !k->n_calls)) {
-            cconn_end(k, 0, NULL, true);
-        }
-    }
-    client_leave(cl);
-}

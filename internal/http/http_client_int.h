@@ -51,8 +51,7 @@ struct http_call {
     size_t n_headers;
     struct span body;
     struct http_call_opts o; /* callbacks and flags */
-    void *own_body, *own_ctx; /* freed with the call */
-    void (*own_ctx_free)(void *ctx);
+    void *own_body; /* freed with the call */
     struct loop_timer timer;
     /* request body */
     struct net_queue out;

@@ -70,7 +70,6 @@ enum body_mode { BODY_DISCARD, BODY_BUFFER, BODY_STREAM };
 struct http_req {
     struct list link;
     struct hconn *c;
-    void *ctx;
     struct arena arena;
     struct span method, target, path, query;
     struct http_header *headers;
@@ -96,7 +95,6 @@ struct http_req {
     /* HTTP/2 */
     int32_t sid;
     struct net_queue out;
-    bool stalled; /* h2 waits for data */
     size_t unread; /* flow-control credit that a paused body owes */
     struct http_header *trailers;
     size_t n_trailers;

@@ -175,9 +175,6 @@ void http_req_pause(struct http_req *r, bool paused) {
 struct span http_req_method(const struct http_req *r) {
     return r->method;
 }
-struct span http_req_target(const struct http_req *r) {
-    return r->target;
-}
 struct span http_req_path(const struct http_req *r) {
     return r->path;
 }
@@ -206,17 +203,8 @@ const struct tls_peer *http_req_peer(const struct http_req *r) {
 const struct sockaddr_storage *http_req_addr(const struct http_req *r) {
     return &r->c->addr;
 }
-bool http_req_is_unix(const struct http_req *r) {
-    return r->c->addr.ss_family == AF_UNIX;
-}
 int http_req_version(const struct http_req *r) {
     return r->sid ? 2 : 1;
-}
-void *http_req_ctx(const struct http_req *r) {
-    return r->ctx;
-}
-void http_req_set_ctx(struct http_req *r, void *ctx) {
-    r->ctx = ctx;
 }
 struct arena *http_req_arena(struct http_req *r) {
     return &r->arena;
@@ -438,10 +426,6 @@ size_t http_pending(const struct http_req *r) {
 void http_on_drain(struct http_req *r, void (*cb)(struct http_req *r, void *ctx), void *ctx) {
     r->drain_cb = cb;
     r->drain_ctx = ctx;
-}
-
-bool http_responded(const struct http_req *r) {
-    return r->begun;
 }
 
 void req_refuse(struct http_req *r, unsigned status, const char *why) {

@@ -268,16 +268,6 @@ size_t http1_headers(const struct http1 *p) {
     return p->n_fields;
 }
 
-struct span http1_header(const struct http1 *p, const char *lower_name) {
-    struct span name, value;
-    for (size_t i = 0; http1_header_at(p, i, &name, &value); i++) {
-        if (span_eq_str(name, lower_name)) {
-            return value;
-        }
-    }
-    return SPAN_EMPTY;
-}
-
 struct span http1_head_bytes(const struct http1 *p) {
     return buf_view(&p->head);
 }

@@ -41,7 +41,6 @@ bool http1_has_body(const struct http1 *p);   /* by the head: a length above 0, 
 /* i-th header: name in lower case. False past the end. */
 bool http1_header_at(const struct http1 *p, size_t i, struct span *ret_name, struct span *ret_value);
 size_t http1_headers(const struct http1 *p);
-struct span http1_header(const struct http1 *p, const char *lower_name); /* first, or empty */
 /* All text of the head, for copying; header spans point into it. */
 struct span http1_head_bytes(const struct http1 *p);
 const char *http1_reason(unsigned status);

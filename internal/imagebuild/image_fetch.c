@@ -97,7 +97,7 @@ int image_wait(int own_pidfd, const char *program, const char *log_path, struct 
     return err_set(e, ERR_UNAVAILABLE, "%s failed (%d): …%s", program, si.si_status, tail);
 }
 
-int image_run(const char *const *argv, int in_fd, const char *log_path, struct err *e) {
+static int run(const char *const *argv, int in_fd, const char *log_path, struct err *e) {
     int pidfd;
     if (image_spawn(argv, in_fd, log_path, &pidfd, e) < 0) {
         return -(int)e->code;
@@ -115,7 +115,7 @@ static int apt_sources(const char *tmp, char *suite, size_t cap, struct buf *ret
                           "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)",
                           "Identifier: Packages",
                           NULL};
-    if (str_put(log, sizeof(log), "%s/apt-sources", tmp) < 0 || image_run(argv, -1, log, e) < 0 ||
+    if (str_put(log, sizeof(log), "%s/apt-sources", tmp) < 0 || run(argv, -1, log, e) < 0 ||
         sys_file_read(AT_FDCWD, log, &out, e) < 0) {
         return e->code ? -(int)e->code : err_set(e, ERR_LIMIT, "path too long");
     }
@@ -207,7 +207,7 @@ int image_fetch(const struct imagebuild_opts *o, struct span *ret_map, struct er
                               source_file,
                               NULL};
         if (sys_file_replace(AT_FDCWD, source_file, buf_view(&sources), 0644, e) < 0 ||
-            image_run(argv, -1, log, e) < 0) {
+            run(argv, -1, log, e) < 0) {
             IGNORE_ERR(unlink(partial), "left by the failed run");
             return -(int)e->code;
         }

@@ -78,7 +78,6 @@ NODISCARD int image_oci_write(const struct image_oci *o, struct image_tree *laye
                               struct err *e);
 
 /* Runs a program to its end: stdin from in_fd (or nothing), output into the log file. */
-NODISCARD int image_run(const char *const *argv, int in_fd, const char *log_path, struct err *e);
 NODISCARD int image_spawn(const char *const *argv, int in_fd, const char *log_path, int *ret_pidfd, struct err *e);
 NODISCARD int image_wait(int own_pidfd, const char *program, const char *log_path, struct err *e);
 /* Package archive of these packages, fetched with the system's own apt sources unless the cache has it. Mapped. */

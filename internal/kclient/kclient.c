@@ -62,6 +62,14 @@ static int parse_server(const char *server, struct http_client_opts *ho, char **
     return 0;
 }
 
+static void set_token(struct kclient *c, const char *token) {
+    if (c->token) {
+        secret_wipe(c->token, strlen(c->token));
+        free(c->token);
+    }
+    c->token = token ? str_fmt("Bearer %s", token) : NULL;
+}
+
 int kclient_new(struct loop *l, const struct kclient_opts *o, struct kclient **ret, struct err *e) {
     struct http_client_opts ho = {.tls = o->tls, .sni = o->sni};
     AUTO_FREE char *host = NULL;
@@ -80,7 +88,7 @@ int kclient_new(struct loop *l, const struct kclient_opts *o, struct kclient **r
     list_init(&c->queue);
     c->is_local = ho.unix_path != NULL;
     c->agent = str_dup(o->user_agent ? o->user_agent : "kfarm");
-    kclient_set_token(c, o->token);
+    set_token(c, o->token);
     rc = http_client_new(l, &ho, &c->h, e);
     if (rc < 0) {
         kclient_free(c);
@@ -121,17 +129,9 @@ void kclient_free(struct kclient *c) {
         op_free(op);
     }
     loop_hook_cancel(&c->pump);
-    kclient_set_token(c, NULL);
+    set_token(c, NULL);
     free(c->agent);
     free(c);
-}
-
-void kclient_set_token(struct kclient *c, const char *token) {
-    if (c->token) {
-        secret_wipe(c->token, strlen(c->token));
-        free(c->token);
-    }
-    c->token = token ? str_fmt("Bearer %s", token) : NULL;
 }
 
 struct loop *kclient_loop(const struct kclient *c) {
@@ -475,8 +475,8 @@ static void list_page(struct klist *k, const char *cont) {
     submit(k->c, "GET", buf_cstr(&t), NULL, NULL, SPAN_EMPTY, on_page, k);
 }
 
-void klist(struct kclient *c, const struct kref *r, const char *query, kclient_cb *done,
-           void *ctx) {
+static void klist(struct kclient *c, const struct kref *r, const char *query, kclient_cb *done,
+                  void *ctx) {
     AUTO(buf) struct buf path = BUF_INIT(16384);
     kref_path(r, &path);
     struct klist *k = new_zero(struct klist);

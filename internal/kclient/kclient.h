@@ -29,7 +29,6 @@ NODISCARD int kclient_new(struct loop *l, const struct kclient_opts *o, struct k
 NODISCARD int kclient_from_kubeconfig(struct loop *l, struct span yaml, const char *context, struct kclient **ret,
                                       struct err *e);
 void kclient_free(struct kclient *c);
-void kclient_set_token(struct kclient *c, const char *token);
 struct loop *kclient_loop(const struct kclient *c);
 
 /* Resource coordinates: group "" is the core group; ns NULL: cluster scope or all namespaces; name NULL: collection. */
@@ -41,7 +40,6 @@ struct kref {
  * empty body); on failure e tells, and obj is the Status object when there was one. */
 typedef void kclient_cb(void *ctx, int rc, struct json *obj, const struct err *e);
 void kget(struct kclient *c, const struct kref *r, kclient_cb *done, void *ctx);
-void klist(struct kclient *c, const struct kref *r, const char *query, kclient_cb *done, void *ctx); /* follows continue */
 void kcreate(struct kclient *c, const struct kref *r, const struct json *obj, kclient_cb *done, void *ctx);
 void kupdate(struct kclient *c, const struct kref *r, const struct json *obj, kclient_cb *done, void *ctx); /* PUT */
 void kdelete_collection(struct kclient *c, const struct kref *r, const char *propagation, kclient_cb *done, void *ctx);

@@ -142,7 +142,6 @@ struct kube_group {
 size_t kube_n_groups(void);
 const struct kube_group *kube_group_at(size_t i);
 
-const struct kube_type *kube_type_find(const char *group, const char *version, const char *kind);
 /* "group/version" or "version" as in apiVersion. */
 const struct kube_type *kube_type_of(const char *api_version, const char *kind);
 /* Splits "apps/v1" into group and version; group "" for core. -ERR_INVALID for more than one slash. */
@@ -177,10 +176,7 @@ NODISCARD int kube_validate_update(const struct json *obj, const struct json *ol
 /* Non-fatal remarks for Warning headers (deprecated fields and the like), one cause message each. */
 void kube_warnings(const struct json *obj, const struct kube_resource *r, struct kube_errs *ret);
 
-/* Name rules; *why gets a constant text of the rule broken, as upstream words it. */
-bool kube_is_dns1123_label(struct span s, const char **why);
-bool kube_is_dns1123_subdomain(struct span s, const char **why);
-bool kube_is_dns1035_label(struct span s, const char **why);
+/* Name rules. */
 bool kube_is_qualified_name(struct span s);
 bool kube_is_label_value(struct span s);
 
@@ -250,11 +246,9 @@ NODISCARD int kube_fieldsel_parse(struct span s, const struct kube_resource *r,
                                   struct kube_fieldsel **ret, struct kube_errs *errs);
 bool kube_fieldsel_match(const struct kube_fieldsel *s, const struct json *obj);
 bool kube_fieldsel_is_all(const struct kube_fieldsel *s);
-/* Value that metadata.name (or metadata.namespace) must equal, or NULL: for direct reads. */
+/* Value that metadata.name must equal, or NULL: for direct reads. */
 const char *kube_fieldsel_name(const struct kube_fieldsel *s);
-const char *kube_fieldsel_namespace(const struct kube_fieldsel *s);
 void kube_fieldsel_free(struct kube_fieldsel *s);
-void kube_fieldselp_fini(struct kube_fieldsel **s);
 
 /* ---- meta.k8s.io/v1 Table --------------------------------------------------------------------------------------- */
 
@@ -264,7 +258,6 @@ struct json *kube_table_columns(struct json_doc *d, const struct kube_resource *
 struct json *kube_table_cells(struct json_doc *d, const struct kube_resource *r,
                               const struct json *obj, uint64_t now_s);
 /* kubectl's short duration: 5s, 3m10s, 4h, 2d. */
-int kube_age_write(struct buf *b, uint64_t seconds);
 
 /* ---- protobuf ---------------------------------------------------------------------------------------------------- */
 

@@ -53,7 +53,7 @@ FUZZ(kube_pb)(const uint8_t *p, size_t n) {
 
 FUZZ(kube_selector)(const uint8_t *p, size_t n) {
     AUTO(kube_selectorp) struct kube_selector *s = NULL;
-    AUTO(kube_fieldselp) struct kube_fieldsel *f = NULL;
+    struct kube_fieldsel *f = NULL;
     struct kube_errs errs = KUBE_ERRS_INIT;
     if (kube_selector_parse(span_of(p, n), &s, &errs) == 0) {
         IGNORE_ERR(kube_selector_match(s, NULL), "only that it ends");
@@ -61,6 +61,7 @@ FUZZ(kube_selector)(const uint8_t *p, size_t n) {
     IGNORE_ERR(
         kube_fieldsel_parse(span_of(p, n), kube_resource_find("", "v1", "pods", NULL), &f, &errs),
         "either answer");
+    kube_fieldsel_free(f);
     kube_errs_fini(&errs);
     return 0;
 }

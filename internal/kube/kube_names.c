@@ -123,26 +123,6 @@ size_t v_name_msgs(enum name_rule rule, struct span s, const char *ret[3]) {
     return n;
 }
 
-static bool first_msg(enum name_rule rule, struct span s, const char **why) {
-    const char *m[3];
-    if (!v_name_msgs(rule, s, m)) {
-        return true;
-    }
-    if (why) {
-        *why = m[0];
-    }
-    return false;
-}
-bool kube_is_dns1123_label(struct span s, const char **why) {
-    return first_msg(NAME_LABEL, s, why);
-}
-bool kube_is_dns1123_subdomain(struct span s, const char **why) {
-    return first_msg(NAME_SUBDOMAIN, s, why);
-}
-bool kube_is_dns1035_label(struct span s, const char **why) {
-    return first_msg(NAME_1035, s, why);
-}
-
 size_t kube_qualified_msgs(struct span s, const char *ret[4]) {
     size_t n = 0;
     struct span name = s, prefix = SPAN_EMPTY;

@@ -8,7 +8,7 @@
 /* Tables as upstream's printers show them. Columns and plain cells are data (data/columns.tsv); what needs code is in
  * the functions below and in kube_print_pod.c, each writing text unless it says otherwise. */
 
-int kube_age_write(struct buf *b, uint64_t s) {
+static int age_write(struct buf *b, uint64_t s) {
     const uint64_t m = 60, h = 60 * m, d = 24 * h, y = 365 * d;
     struct {
         uint64_t n;
@@ -45,7 +45,7 @@ void print_since(struct print *p, const struct json *time) {
         return;
     }
     uint64_t s = ns / NS_PER_S;
-    kube_age_write(p->b, p->now_s > s ? p->now_s - s : 0);
+    age_write(p->b, p->now_s > s ? p->now_s - s : 0);
 }
 
 void print_str(struct print *p, const struct json *v, const char *otherwise) {
@@ -64,7 +64,7 @@ static int by_text(const void *a, const void *b) {
 }
 
 /* a=b,c=d by key; <none> when empty. */
-void print_map(struct print *p, const struct json *map) {
+static void print_map(struct print *p, const struct json *map) {
     enum { SHOWN = 64 };
     const char *keys[SHOWN];
     size_t n = 0;
@@ -83,8 +83,16 @@ void print_map(struct print *p, const struct json *map) {
     }
 }
 
+/* Strings of a list (or of one member of its items), joined. */
+static void print_join(struct print *p, const struct json *list, const char *key, const char *sep) {
+    size_t n = 0;
+    JSON_EACH(it, x, list) {
+        buf_fmt(p->b, "%s%s", n++ ? sep : "", json_str_or(key ? json_get(x, key) : x, ""));
+    }
+}
+
 /* A LabelSelector as text: the labels first, then the expressions in set notation. */
-void print_selector(struct print *p, const struct json *sel) {
+static void print_selector(struct print *p, const struct json *sel) {
     const struct json *labels = json_get(sel, "matchLabels"),
                       *exprs = json_get(sel, "matchExpressions");
     if (!json_len(labels) && !json_len(exprs)) {
@@ -106,14 +114,6 @@ void print_selector(struct print *p, const struct json *sel) {
             buf_str(p->b, ")");
         }
         sep = ",";
-    }
-}
-
-/* Strings of a list (or of one member of its items), joined. */
-void print_join(struct print *p, const struct json *list, const char *key, const char *sep) {
-    size_t n = 0;
-    JSON_EACH(it, x, list) {
-        buf_fmt(p->b, "%s%s", n++ ? sep : "", json_str_or(key ? json_get(x, key) : x, ""));
     }
 }
 
@@ -265,12 +265,12 @@ static void c_job_duration(struct print *p, const struct json *o) {
         (end && time_parse(json_span(end), &b) < 0)) {
         return;
     }
-    kube_age_write(p->b, b > a ? (b - a) / NS_PER_S : 0);
+    age_write(p->b, b > a ? (b - a) / NS_PER_S : 0);
 }
 static void c_csr_duration(struct print *p, const struct json *o) {
     const struct json *s = json_at(o, "spec", "expirationSeconds");
     if (s) {
-        kube_age_write(p->b, (uint64_t)json_i64(s, 0));
+        age_write(p->b, (uint64_t)json_i64(s, 0));
     } else {
         buf_str(p->b, "<none>");
     }

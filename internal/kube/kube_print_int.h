@@ -18,9 +18,6 @@ struct print_cell {
 
 void print_since(struct print *p, const struct json *time); /* age, or <unknown> */
 void print_str(struct print *p, const struct json *v, const char *otherwise);
-void print_map(struct print *p, const struct json *map);
-void print_selector(struct print *p, const struct json *label_selector);
-void print_join(struct print *p, const struct json *list, const char *key, const char *sep);
 print_fn *print_find(const struct print_cell *list, size_t n, const char *name);
 print_fn *print_pod_cell(const char *name); /* pods, nodes, services, volumes; NULL when unknown */
 

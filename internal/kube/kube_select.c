@@ -376,10 +376,6 @@ void kube_fieldsel_free(struct kube_fieldsel *s) {
     free(s->reqs);
     free(s);
 }
-void kube_fieldselp_fini(struct kube_fieldsel **s) {
-    kube_fieldsel_free(*s);
-    *s = NULL;
-}
 
 /* Splits at commas that no backslash escapes. */
 static bool next_term(struct span *s, struct span *ret) {
@@ -538,7 +534,4 @@ static const char *exact(const struct kube_fieldsel *s, const char *field) {
 }
 const char *kube_fieldsel_name(const struct kube_fieldsel *s) {
     return exact(s, "metadata.name");
-}
-const char *kube_fieldsel_namespace(const struct kube_fieldsel *s) {
-    return exact(s, "metadata.namespace");
 }

@@ -5,7 +5,7 @@
 /* The walks of structured merge: over one value (which paths does it set), two values (what differs, what is their
  * merge), and a value beside a set (what has to go). Lists without a kind are atomic, maps and structs are granular. */
 
-enum place_kind place_kind(struct place p) {
+static enum place_kind place_kind(struct place p) {
     if (p.t) {
         return PLACE_STRUCT;
     }
@@ -31,18 +31,18 @@ enum place_kind place_kind(struct place p) {
     return atomic ? PLACE_LEAF : PLACE_STRUCT;
 }
 
-struct place place_element(struct place p) {
+static struct place place_element(struct place p) {
     return (struct place){NULL, p.f, true};
 }
 
-bool place_field(struct place p, const char *name, struct place *ret) {
+static bool place_field(struct place p, const char *name, struct place *ret) {
     const struct kube_type *t = p.t ? p.t : kube_field_type(p.f);
     const struct kube_field *f = kube_field_find(t, span_str(name));
     *ret = (struct place){NULL, f, false};
     return f != NULL;
 }
 
-bool place_item_key(struct place p, const struct json *item, struct buf *b) {
+static bool place_item_key(struct place p, const struct json *item, struct buf *b) {
     if (place_kind(p) == PLACE_SET) {
         buf_str(b, "v:");
         return json_write(item, 0, b) == 0;

@@ -35,12 +35,7 @@ struct place {
     bool element;
 };
 enum place_kind { PLACE_LEAF, PLACE_STRUCT, PLACE_MAP, PLACE_SET, PLACE_KEYED };
-enum place_kind place_kind(struct place p);
-struct place place_element(struct place p); /* of a list or map */
-bool place_field(struct place p, const char *name,
-                 struct place *ret); /* of a struct; false: not declared */
 /* Path element of a list item in text form (k:… or v:…); false when a key is missing. */
-bool place_item_key(struct place p, const struct json *item, struct buf *b);
 
 struct ssa {
     struct arena a;

@@ -92,16 +92,6 @@ const char *kube_api_version(const struct kube_resource *r) {
     return NULL;
 }
 
-const struct kube_type *kube_type_find(const char *group, const char *version, const char *kind) {
-    for (size_t i = 0; i < kube_gen_n_kinds; i++) {
-        const struct kube_kind *k = &kube_gen_kinds[i];
-        if (str_eq(k->kind, kind) && str_eq(k->group, group) && str_eq(k->version, version)) {
-            return &kube_gen_types[k->type];
-        }
-    }
-    return NULL;
-}
-
 int kube_gv_split(const char *api_version, struct span *ret_group, struct span *ret_version) {
     struct span s = span_str(api_version), head;
     ptrdiff_t at = span_index(s, '/');

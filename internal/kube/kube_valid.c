@@ -115,7 +115,7 @@ bool v_is_ip(struct span s, int *ret_family) {
     }
     return v4 || v6;
 }
-bool v_is_cidr(struct span s) {
+static bool v_is_cidr(struct span s) {
     int family;
     uint64_t bits;
     ptrdiff_t at = span_index(s, '/');
@@ -324,7 +324,7 @@ static void meta_maps(struct val *v, const struct json *meta) {
     finalizers(v, meta);
 }
 
-void v_meta(struct val *v, const struct json *obj) {
+static void v_meta(struct val *v, const struct json *obj) {
     const struct json *meta = json_get(obj, "metadata"), *gen = json_get(meta, "generateName");
     enum name_rule rule = rule_of(v->r);
     size_t at = v_in(v, "metadata");
@@ -360,7 +360,7 @@ void v_meta(struct val *v, const struct json *obj) {
     v_out(v, at);
 }
 
-void v_meta_update(struct val *v, const struct json *obj, const struct json *old) {
+static void v_meta_update(struct val *v, const struct json *obj, const struct json *old) {
     static const char *const fixed[] = {"name",
                                         "namespace",
                                         "uid",

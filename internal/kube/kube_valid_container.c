@@ -38,7 +38,7 @@ static void resource_list(struct val *v, const struct json *list) {
     }
 }
 
-void v_resources(struct val *v, const struct json *res) {
+static void v_resources(struct val *v, const struct json *res) {
     const struct json *lim = json_get(res, "limits"), *req = json_get(res, "requests");
     size_t at = v_in(v, "limits");
     resource_list(v, lim);

@@ -32,7 +32,7 @@ static void config_key(struct val *v, const char *child, const char *k) {
     v_out(v, at);
 }
 
-void v_config_keys(struct val *v, const char *child, const struct json *map) {
+static void v_config_keys(struct val *v, const char *child, const struct json *map) {
     for (const char *const *k = v_keys(v, map); *k; k++) {
         config_key(v, child, *k);
     }

@@ -42,7 +42,6 @@ void v_range(struct val *v, const struct json *o, const char *key, int64_t lo, i
 void v_ip(struct val *v, const char *child, const struct json *x);
 void v_cidr(struct val *v, const char *child, const struct json *x);
 bool v_is_ip(struct span s, int *ret_family);
-bool v_is_cidr(struct span s);
 
 /* Name rules. Each message that the text breaks is one Invalid error at child. */
 enum name_rule {
@@ -62,21 +61,15 @@ void v_label_selector(struct val *v, const char *child, const struct json *sel);
 const char *const *v_keys(struct val *v, const struct json *obj);
 void v_immutable(struct val *v, const char *child, const struct json *now, const struct json *old);
 
-void v_meta(struct val *v, const struct json *obj);
-void v_meta_update(struct val *v, const struct json *obj, const struct json *old);
 
 /* By topic. `old` is NULL for a create. */
-void v_pod_spec(struct val *v, const struct json *spec, bool is_pod);
 void v_pod_template(struct val *v, const struct json *tmpl);
 void v_containers(struct val *v, const struct json *spec, const char *kind);
 void v_field_ref(struct val *v, const struct json *f, bool volume); /* a fieldRef of env or a volume */
 void v_affinity(struct val *v, const struct json *a);
 void v_spread(struct val *v, const struct json *spec);
-void v_resources(struct val *v, const struct json *res);
 void v_tolerations(struct val *v, const struct json *list);
 void v_taints(struct val *v, const char *child, const struct json *list);
-void v_node_selector(struct val *v, const struct json *sel);
-void v_config_keys(struct val *v, const char *child, const struct json *map);
 bool v_pod(struct val *v, const struct json *obj,
            const struct json *old); /* pods; all return true when theirs */
 bool v_workload(struct val *v, const struct json *obj,

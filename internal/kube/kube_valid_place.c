@@ -35,7 +35,7 @@ static void selector_terms(struct val *v, const struct json *terms) {
     }
 }
 
-void v_node_selector(struct val *v, const struct json *sel) {
+static void v_node_selector(struct val *v, const struct json *sel) {
     if (!json_len(json_get(sel, "nodeSelectorTerms"))) {
         v_required(v, "nodeSelectorTerms", "must have at least one node selector term");
     }

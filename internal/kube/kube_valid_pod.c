@@ -256,7 +256,7 @@ static void host_aliases(struct val *v, const struct json *spec) {
     }
 }
 
-void v_pod_spec(struct val *v, const struct json *spec, bool is_pod) {
+static void v_pod_spec(struct val *v, const struct json *spec, bool is_pod) {
     volumes(v, spec);
     if (!json_len(json_get(spec, "containers"))) {
         v_required(v, "containers", NULL);

@@ -134,7 +134,6 @@ struct kubelet {
 NODISCARD int kl_node_start(struct kubelet *k, struct err *e);
 void kl_node_stop(struct kubelet *k);
 void kl_node_refresh(struct kubelet *k); /* status soon */
-struct json *kl_node_object(const struct kubelet *k); /* as the API has it, or NULL */
 
 /* kl_pods.c */
 void kl_relist(struct kubelet *k);

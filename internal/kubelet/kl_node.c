@@ -23,7 +23,7 @@ static struct kref node_ref(const struct kubelet *k, const char *sub) {
                          .subresource = sub};
 }
 
-struct json *kl_node_object(const struct kubelet *k) {
+static struct json *node_object(const struct kubelet *k) {
     return k->node_informer ? kinformer_get(k->node_informer, NULL, k->o.node_name) : NULL;
 }
 
@@ -151,7 +151,7 @@ static void condition(struct kubelet *k, struct json_doc *d, struct json *list, 
                       bool yes, const char *reason, const char *message, const char *now) {
     const char *status = yes ? "True" : "False", *since = now;
     const struct json *sources[] = {k->sent_status ? json_root(k->sent_status) : NULL,
-                                    json_get(kl_node_object(k), "status")};
+                                    json_get(node_object(k), "status")};
     for (size_t i = 0; i < 2; i++) {
         JSON_EACH(it, c, json_get(sources[i], "conditions")) {
             if (since == now && str_eq(json_str_at(c, "type"), type) &&
@@ -376,7 +376,7 @@ static void send_status(struct kubelet *k) {
     k->sent_status = json_doc_new();
     json_set_root(k->sent_status, json_copy(k->sent_status, st));
     /* conditions of others (network plugins) stay */
-    JSON_EACH(it, c, json_at(kl_node_object(k), "status", "conditions")) {
+    JSON_EACH(it, c, json_at(node_object(k), "status", "conditions")) {
         bool ours = false;
         JSON_EACH(it2, mine, json_get(json_root(k->sent_status), "conditions")) {
             ours = ours || str_eq(json_str_at(c, "type"), json_str_at(mine, "type"));
@@ -573,7 +573,7 @@ static void renew(struct kubelet *k) {
     meta = json_set_obj(d, o, "metadata");
     json_set_str(d, meta, "name", k->o.node_name);
     json_set_str(d, meta, "namespace", "kube-node-lease");
-    const char *uid = kube_uid(kl_node_object(k));
+    const char *uid = kube_uid(node_object(k));
     if (uid && *uid) {
         struct json *refs = json_set_arr(d, meta, "ownerReferences"), *own = json_new_obj(d);
         json_set_str(d, own, "apiVersion", "v1");

@@ -437,20 +437,3 @@ void kubelet_free(struct kubelet *k) {
     json_doc_free(k->info_doc);
     free(k);
 }
-
-bool kubelet_is_ready(const struct kubelet *k) {
-    return k->is_registered && k->is_ready;
-}
-
-void kubelet_counts(const struct kubelet *k, size_t *ret_pods, size_t *ret_running) {
-    struct map_iter it = {0};
-    size_t running = 0;
-    for (struct map_entry *me; map_next(&k->pods, &it, &me);) {
-        const struct kl_pod *p = me->value;
-        for (size_t i = 0; i < p->n_ctrs; i++) {
-            running += p->ctrs[i].exists && p->ctrs[i].state == KUBELET_RUNNING;
-        }
-    }
-    *ret_pods = k->pods.n;
-    *ret_running = running;
-}

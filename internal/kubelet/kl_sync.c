@@ -94,7 +94,6 @@ struct starter {
     struct kl_ctr *c;
     struct arena mem;
     char *image_ref, *id;
-    bool pulled;
     uint64_t began_ns;
 };
 

@@ -188,10 +188,6 @@ void kubelet_runtime_changed(struct kubelet *k);
 void kubelet_going_down(struct kubelet *k, const char *reason, void (*done)(void *ctx), void *ctx);
 /* New labels and taints of the boot document or the host's tags; those set earlier and no longer given go. */
 void kubelet_set_tags(struct kubelet *k, const struct json *labels, const struct json *taints);
-/* True once the Node was registered and its Ready condition is True. */
-bool kubelet_is_ready(const struct kubelet *k);
-/* Pods known and containers running, for status pages. */
-void kubelet_counts(const struct kubelet *k, size_t *ret_pods, size_t *ret_running);
 
 /* ---- the CRI runtime -------------------------------------------------------------------------------------------- */
 

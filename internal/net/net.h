@@ -91,7 +91,6 @@ struct net_queue *net_out(struct net_stream *s); /* add to it, then net_kick */
 void net_kick(struct net_stream *s);
 size_t net_pending(const struct net_stream *s);
 struct net_filter *net_filter_of(const struct net_stream *s);
-bool net_is_file_fast(const struct net_stream *s); /* files go out by sendfile */
 
 /* Listeners and addresses. */
 NODISCARD int net_listen_tcp(const char *addr, uint16_t port, int *ret_fd, struct err *e); /* addr: literal; "" or "::": any, both families */

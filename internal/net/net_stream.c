@@ -499,7 +499,3 @@ size_t net_pending(const struct net_stream *s) {
 struct net_filter *net_filter_of(const struct net_stream *s) {
     return s->f;
 }
-
-bool net_is_file_fast(const struct net_stream *s) {
-    return !s->f;
-}

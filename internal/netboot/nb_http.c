@@ -48,7 +48,7 @@ uint32_t nb_http_local(struct netboot *nb, const struct http_req *r) {
     return first;
 }
 
-void nb_http_error(struct http_req *r, unsigned status, const char *text) {
+static void refuse(struct http_req *r, unsigned status, const char *text) {
     AUTO(buf) struct buf b = BUF_INIT(256);
     buf_fmt(&b, "%s\n", text);
     http_respond(r, status, "text/plain", NULL, 0, buf_view(&b));
@@ -127,11 +127,11 @@ static void on_file(struct netboot *nb, struct http_req *r, struct span path) {
     nb_file_init(&f);
     int rc = nb_file_open(nb, path, nb_http_peer(r), nb_http_local(nb, r), true, &f, &e);
     if (rc < 0) {
-        nb_http_error(r,
-                      rc == -ERR_NOT_FOUND   ? 404
-                      : rc == -ERR_FORBIDDEN ? 403
-                                             : 500,
-                      err_name((enum err_code) - rc));
+        refuse(r,
+               rc == -ERR_NOT_FOUND   ? 404
+               : rc == -ERR_FORBIDDEN ? 403
+                                      : 500,
+               err_name((enum err_code) - rc));
     } else if (f.fd < 0) {
         static const struct http_header fresh[] = {
             {SPAN_LIT("cache-control"), SPAN_LIT("no-store")}};
@@ -167,7 +167,7 @@ static void on_request(struct http_req *r, void *ctx) {
         return;
     }
     if (url_decode(&raw, http_req_path(r), false) < 0 || nb_path_clean(buf_view(&raw), &path) < 0) {
-        nb_http_error(r, 403, "no such name here");
+        refuse(r, 403, "no such name here");
         return;
     }
     if (span_eq_str(buf_view(&path), "livez") || span_eq_str(buf_view(&path), "readyz")) {

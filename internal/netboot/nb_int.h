@@ -203,7 +203,6 @@ NODISCARD int nb_https_start(struct netboot *nb, struct err *e);
 void nb_http_stop(struct netboot *nb);
 uint32_t nb_http_peer(const struct http_req *r); /* 0: not IPv4 */
 uint32_t nb_http_local(struct netboot *nb, const struct http_req *r);
-void nb_http_error(struct http_req *r, unsigned status, const char *text);
 void nb_join_request(struct http_req *r, void *ctx); /* of the HTTPS server */
 
 /* ---- Hosts by discovery (nb_hosts.c) ---- */

@@ -87,10 +87,6 @@ int netboot_set_plan(struct netboot *nb, struct nb_plan *own_plan, struct err *e
     return 0;
 }
 
-const struct nb_plan *netboot_plan(const struct netboot *nb) {
-    return nb->plan;
-}
-
 /* ---- life ---- */
 
 static int open_dir(const char *path, int *ret, struct err *e) {

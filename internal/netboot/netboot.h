@@ -144,7 +144,6 @@ struct netboot_opts {
 NODISCARD int netboot_new(struct loop *l, const struct netboot_opts *o, struct netboot **ret, struct err *e);
 /* Takes the plan. On failure the old plan stays and own_plan is freed. */
 NODISCARD int netboot_set_plan(struct netboot *nb, struct nb_plan *own_plan, struct err *e);
-const struct nb_plan *netboot_plan(const struct netboot *nb);
 /* Counters and leases as one JSON object (status, metrics). */
 int netboot_status(struct netboot *nb, struct buf *ret);
 void netboot_free(struct netboot *nb); /* waits for the lease file */

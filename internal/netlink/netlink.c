@@ -105,12 +105,6 @@ int netlink_addr_add(unsigned ifindex, uint32_t ip, unsigned prefix_len, struct 
     return call(&b, "address", e);
 }
 
-int netlink_addr_del(unsigned ifindex, uint32_t ip, unsigned prefix_len, struct err *e) {
-    AUTO(buf) struct buf b = BUF_INIT(512);
-    addr_msg(&b, RTM_DELADDR, 0, ifindex, ip, prefix_len);
-    return call(&b, "removing address", e);
-}
-
 static void route_msg(struct buf *b, uint16_t type, uint16_t flags, uint32_t dst,
                       unsigned prefix_len, uint32_t gw, unsigned ifindex) {
     struct rtmsg m = {.rtm_family = AF_INET,

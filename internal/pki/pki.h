@@ -73,12 +73,4 @@ NODISCARD int pki_jws_verify(struct span token, const struct span *pub_pems, siz
 /* JWK of a public key (RFC 7517) as a JSON object, for /openid/v1/jwks. */
 NODISCARD int pki_jwk(struct span pub_pem, struct buf *ret_json, struct err *e);
 
-void pki_sha256(struct span s, uint8_t out[32]);
-/* Incremental hash for files. */
-struct pki_hash;
-struct pki_hash *pki_hash_new(void);
-void pki_hash_add(struct pki_hash *h, struct span s);
-void pki_hash_end(struct pki_hash *h, uint8_t out[32]); /* frees it */
-void pki_hmac_sha256(struct span key, struct span msg, uint8_t out[32]);
-
 #endif

@@ -170,32 +170,3 @@ void pki_key_free(struct pki_key *k) {
 void pki_keyp_fini(struct pki_key **k) {
     pki_key_free(*k);
 }
-
-/* ---- digests: the names that callers of pki expect ---- */
-
-void pki_sha256(struct span s, uint8_t out[32]) {
-    hash_sha256(s, out);
-}
-
-void pki_hmac_sha256(struct span key, struct span msg, uint8_t out[32]) {
-    hash_hmac_sha256(key, msg, out);
-}
-
-struct pki_hash {
-    struct hash *h;
-};
-
-struct pki_hash *pki_hash_new(void) {
-    struct pki_hash *h = new_zero(struct pki_hash);
-    h->h = hash_new();
-    return h;
-}
-
-void pki_hash_add(struct pki_hash *h, struct span s) {
-    hash_add(h->h, s);
-}
-
-void pki_hash_end(struct pki_hash *h, uint8_t out[32]) {
-    hash_end(h->h, out);
-    free(h);
-}

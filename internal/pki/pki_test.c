@@ -169,22 +169,3 @@ TEST(pki, tokens) {
     ASSERT_ERR(-ERR_INVALID,
                pki_jws_verify(SPAN_LIT("eyJhbGciOiJub25lIn0.e30."), NULL, 0, &out, NULL));
 }
-
-TEST(pki, hashes) {
-    uint8_t a[32], b[32];
-    AUTO(buf) struct buf hex = BUF_INIT(64);
-    pki_sha256(SPAN_LIT("abc"), a);
-    hex_encode(&hex, span_of(a, 32));
-    ASSERT_STREQ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-                 buf_cstr(&hex));
-    struct pki_hash *h = pki_hash_new();
-    pki_hash_add(h, SPAN_LIT("a"));
-    pki_hash_add(h, SPAN_LIT("bc"));
-    pki_hash_end(h, b);
-    assert_memory_equal(a, b, 32);
-    pki_hmac_sha256(SPAN_LIT("key"), SPAN_LIT("The quick brown fox jumps over the lazy dog"), a);
-    buf_reset(&hex);
-    hex_encode(&hex, span_of(a, 32));
-    ASSERT_STREQ("f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8",
-                 buf_cstr(&hex));
-}

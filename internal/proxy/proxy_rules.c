@@ -16,7 +16,7 @@ struct endpoint {
     const char *ip;
     bool is_local;
 };
-enum { LIM_ENDPOINTS = 1000, LIM_IPS = 32 };
+enum { LIM_ENDPOINTS = 1000 };
 
 struct svc_port {
     const struct json *svc, *port;

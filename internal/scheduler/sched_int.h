@@ -54,7 +54,6 @@ struct sreasons {
     } r[SCHED_REASONS];
     size_t n;
 };
-void sreason_add(struct sreasons *w, const char *fmt, ...) PRINTF(2, 3);
 
 /* Everything about one pod that is being placed. */
 struct sctx {

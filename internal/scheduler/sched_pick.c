@@ -2,7 +2,7 @@
 #include "internal/kube/kube.h"
 #include "internal/scheduler/sched_int.h"
 
-void sreason_add(struct sreasons *w, const char *fmt, ...) {
+PRINTF(2, 3) static void sreason_add(struct sreasons *w, const char *fmt, ...) {
     if (!w) {
         return;
     }

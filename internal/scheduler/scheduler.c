@@ -519,23 +519,3 @@ struct scheduler *scheduler_start(struct kfactory *f, const struct scheduler_opt
     need(s, s->pods);
     return s;
 }
-
-void scheduler_stop(struct scheduler *s) {
-    if (!s) {
-        return;
-    }
-    struct map_iter it = {0};
-    struct map_entry *en;
-    while (map_next(&s->pend, &it, &en)) {
-        struct pend *p = en->value;
-        leave(p);
-        pend_free(p);
-    }
-    map_fini(&s->pend);
-    loop_hook_cancel(&s->round);
-    scache_fini(&s->cache);
-    kevents_free(s->ev);
-    free(s->heap);
-    free(s->name);
-    free(s);
-}

@@ -23,6 +23,5 @@ struct scheduler_opts {
     struct kclient *writer; /* for bindings, events, status: the scheduler's own identity; NULL: the factory's client */
 };
 struct scheduler *scheduler_start(struct kfactory *f, const struct scheduler_opts *o);
-void scheduler_stop(struct scheduler *s);
 
 #endif

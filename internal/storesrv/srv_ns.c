@@ -157,7 +157,7 @@ static struct span join(struct arena *a, struct span prefix, struct span key) {
     return span_of(p, prefix.n + key.n);
 }
 
-void ns_key_in(const struct srv_ns *ns, struct arena *a, struct span *key) {
+static void ns_key_in(const struct srv_ns *ns, struct arena *a, struct span *key) {
     if (key->n) { /* an empty key stays one: it is refused everywhere */
         *key = join(a, ns->prefix, *key);
     }
@@ -291,7 +291,7 @@ static void disown(struct storesrv *v, struct span key) {
     store_aux_put(v->st, owner_bucket, key, SPAN_EMPTY, NULL, NULL);
 }
 
-void ns_lease_gone(struct storesrv *v, int64_t id) {
+static void ns_lease_gone(struct storesrv *v, int64_t id) {
     struct owner_key k;
     struct span key = owner_key(id, &k);
     if (map_get(&v->owners, key) && !lives(v, id)) {

@@ -20,7 +20,6 @@ void ns_fini(struct storesrv *v);
 NODISCARD int ns_get(struct storesrv *v, struct span prefix, struct srv_ns **ret, struct err *e);
 
 /* Into the store: new keys are allocated from `a`. */
-void ns_key_in(const struct srv_ns *ns, struct arena *a, struct span *key);
 void ns_range_in(const struct srv_ns *ns, struct arena *a, struct span *key, struct span *end);
 /* A whole transaction, whose form is checked as the client gave it. Nothing happens outside namespaces. */
 NODISCARD int ns_txn_in(struct rpc *c, struct store_txn *t, struct err *e);
@@ -35,7 +34,6 @@ int64_t ns_lease(const struct srv_ns *ns, int64_t id);
 
 /* Grants in the caller's namespace; `done` gets the caller's id. */
 void ns_lease_grant(struct rpc *c, int64_t id, int64_t ttl, store_lease_done *done, void *ctx);
-void ns_lease_gone(struct storesrv *v, int64_t id);  /* forgets it if it is */
 bool ns_owns(const struct rpc *c, int64_t id);       /* the store's id */
 
 #endif

@@ -26,7 +26,6 @@ struct wstream {
     struct loop_timer progress_timer;
     size_t syncs_pending; /* watches that have not answered a progress request yet */
     bool want_sync, paused;
-    bool delivering;
 };
 
 enum { LOOK_THROUGH = 32 };

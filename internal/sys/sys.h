@@ -38,13 +38,10 @@ NODISCARD int sys_listen_tcp(const char *host, uint16_t port, struct err *e);
 /* Replaces a stale socket file; mode is set before anyone can connect. */
 NODISCARD int sys_listen_unix(const char *path, mode_t mode, struct err *e);
 NODISCARD int sys_socketpair(int type, int ret_fds[2], struct err *e);
-NODISCARD int sys_local_port(int fd, uint16_t *ret, struct err *e);
 /* One datagram/packet with at most one fd (-1: none). own_fd is not closed. -ERR_AGAIN when it would block. */
 NODISCARD int sys_send_fd(int sock, struct span s, int fd, struct err *e);
 /* Returns bytes received (0: end); *ret_fd -1 when none came. -ERR_AGAIN when it would block. */
 NODISCARD int sys_recv_fd(int sock, void *p, size_t n, int *ret_fd, struct err *e);
-/* Text of an address: "10.0.0.1:80", "[::1]:80", "unix". */
-void sys_addr_str(const struct sockaddr_storage *a, char *dst, size_t cap);
 
 /* ---- processes ---- */
 enum { SYS_SPAWN_FDS = 24 };
@@ -71,8 +68,6 @@ struct sys_spawn {
 NODISCARD int sys_spawn(const struct sys_spawn *s, int *ret_pidfd, pid_t *ret_pid, struct err *e);
 NODISCARD int sys_pidfd_signal(int pidfd, int sig, struct err *e);
 NODISCARD int sys_open_self_exe(struct err *e);
-/* Closes every fd >= first (close_range). */
-void sys_close_from(int first);
 
 /* ---- seccomp: allow-lists by groups; anything else fails with EPERM ---- */
 enum sys_allow {

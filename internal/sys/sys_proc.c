@@ -22,14 +22,6 @@ struct clone_args_ { /* linux/sched.h's clone_args, first version */
     uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
 };
 
-void sys_close_from(int first) {
-    if (syscall(SYS_close_range, (unsigned)first, ~0u, 0u) < 0) {
-        for (int fd = first; fd < 65536; fd++) {
-            close(fd);
-        }
-    }
-}
-
 int sys_open_self_exe(struct err *e) {
     return sys_open(AT_FDCWD, "/proc/self/exe", O_RDONLY, 0, e);
 }

@@ -72,20 +72,6 @@ int sys_socketpair(int type, int ret_fds[2], struct err *e) {
     return 0;
 }
 
-int sys_local_port(int fd, uint16_t *ret, struct err *e) {
-    struct sockaddr_storage ss;
-    socklen_t n = sizeof(ss);
-    if (getsockname(fd, (struct sockaddr *)&ss, &n) < 0) {
-        return err_sys(e, errno, "getsockname");
-    }
-    struct sockaddr_in6 a6;
-    struct sockaddr_in a4;
-    memcpy(&a6, &ss, sizeof(a6));
-    memcpy(&a4, &ss, sizeof(a4));
-    *ret = ntohs(ss.ss_family == AF_INET6 ? a6.sin6_port : a4.sin_port);
-    return 0;
-}
-
 int sys_send_fd(int sock, struct span s, int fd, struct err *e) {
     union {
         const uint8_t *c;
@@ -154,25 +140,3 @@ int sys_recv_fd(int sock, void *p, size_t cap, int *ret_fd, struct err *e) {
     return (int)n;
 }
 #pragma GCC diagnostic pop
-
-void sys_addr_str(const struct sockaddr_storage *a, char *dst, size_t cap) {
-    char ip[INET6_ADDRSTRLEN] = "";
-    if (a->ss_family == AF_INET) {
-        struct sockaddr_in in;
-        memcpy(&in, a, sizeof(in));
-        inet_ntop(AF_INET, &in.sin_addr, ip, sizeof(ip));
-        (void)str_put(dst, cap, "%s:%u", ip, (unsigned)ntohs(in.sin_port));
-    } else if (a->ss_family == AF_INET6) {
-        struct sockaddr_in6 in6;
-        memcpy(&in6, a, sizeof(in6));
-        if (IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr)) {
-            inet_ntop(AF_INET, &in6.sin6_addr.s6_addr[12], ip, sizeof(ip));
-            (void)str_put(dst, cap, "%s:%u", ip, (unsigned)ntohs(in6.sin6_port));
-        } else {
-            inet_ntop(AF_INET6, &in6.sin6_addr, ip, sizeof(ip));
-            (void)str_put(dst, cap, "[%s]:%u", ip, (unsigned)ntohs(in6.sin6_port));
-        }
-    } else {
-        (void)str_put(dst, cap, "unix");
-    }
-}

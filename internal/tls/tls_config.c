@@ -29,7 +29,7 @@ struct tls_config {
     struct tls_state *state;
 };
 
-int tls_rng(void *ctx, unsigned char *p, size_t n) {
+static int tls_rng(void *ctx, unsigned char *p, size_t n) {
     (void)ctx;
     rand_bytes(p, n);
     return 0;

@@ -43,7 +43,6 @@ struct tls_state {
 struct tls_state *tls_state_of(struct tls_config *c);
 struct tls_state *tls_state_ref(struct tls_state *s);
 void tls_state_unref(struct tls_state *s);
-int tls_rng(void *ctx, unsigned char *p, size_t n);
 int tls_on_sni(void *ctx, mbedtls_ssl_context *ssl, const unsigned char *name, size_t n);
 int tls_fail(struct err *e, enum err_code c, int mbed, const char *what);
 /* After the handshake: around every call that may move bytes. */

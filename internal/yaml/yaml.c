@@ -294,33 +294,6 @@ static int reader_init(struct reader *r, struct span text, struct err *e) {
     return 0;
 }
 
-int yaml_each(struct span text, yaml_doc_cb *cb, void *ctx, struct err *e) {
-    struct reader r;
-    int rc = reader_init(&r, text, e);
-    if (rc < 0) {
-        return rc;
-    }
-    int n = 0;
-    for (;;) {
-        struct json_doc *d;
-        rc = next_doc(&r, &d, e);
-        if (rc < 0 || !d) {
-            break;
-        }
-        if (json_is_null(json_root(d))) {
-            json_doc_free(d);
-            continue;
-        }
-        n++;
-        rc = cb(ctx, d, e);
-        if (rc < 0) {
-            break;
-        }
-    }
-    reader_fini(&r);
-    return rc < 0 ? rc : n;
-}
-
 int yaml_parse(struct span text, struct json_doc **ret, struct err *e) {
     struct reader r;
     int rc = reader_init(&r, text, e);

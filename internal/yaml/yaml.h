@@ -18,11 +18,6 @@ enum { LIM_YAML_TEXT = 16 << 20 };
 
 /* Exactly one document; no document at all gives null. A second one is -ERR_INVALID. */
 NODISCARD int yaml_parse(struct span text, struct json_doc **ret, struct err *e);
-/* Every document that is not empty, in order; cb takes the document. A negative result of cb ends the walk and is
- * returned (cb has set *e). Returns the number of documents. */
-typedef int yaml_doc_cb(void *ctx, struct json_doc *own_doc, struct err *e);
-NODISCARD int yaml_each(struct span text, yaml_doc_cb *cb, void *ctx, struct err *e);
-
 /* Block style, members in their order, ends with a line feed. Several documents: put "---\n" between. */
 int yaml_write(const struct json *v, struct buf *b);
 

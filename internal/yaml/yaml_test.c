@@ -43,21 +43,6 @@ TEST(yaml, refused) {
     ASSERT_ERR(-ERR_LIMIT, yaml_parse(buf_view(&deep), &d, &e));
 }
 
-static int count(void *ctx, struct json_doc *own_doc, struct err *e) {
-    (void)e;
-    int64_t *sum = ctx;
-    *sum += json_i64_at(json_root(own_doc), 0, "n");
-    json_doc_free(own_doc);
-    return 0;
-}
-
-TEST(yaml, documents) {
-    struct err e = ERR_INIT;
-    int64_t sum = 0;
-    ASSERT_EQ(2, yaml_each(SPAN_LIT("---\nn: 1\n---\n# nothing\n---\nn: 2\n"), count, &sum, &e));
-    ASSERT_EQ(3, sum);
-}
-
 TEST(yaml, write) {
     struct err e = ERR_INIT;
     AUTO(json_docp) struct json_doc *d = NULL, *d2 = NULL;

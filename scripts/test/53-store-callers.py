@@ -1,9 +1,8 @@
 #!/usr/bin/python3
 # timeout: 120
-"""Users, roles and what they may call: kfarm store answers as etcd 3.5 does, by code and text. First every call by every
-kind of caller, then random histories of the administration. SEED=, ROUNDS= and OPS= make it longer."""
+"""Who may call what: every call by every kind of caller is answered as etcd 3.5 does, by code and text. Random histories of
+users and roles: KINDS=auth of 50-store-diff.py."""
 import os
-import random
 import sys
 import time
 
@@ -211,80 +210,6 @@ def every_call():
     assert not wrong, f"{len(wrong)} differences\n" + "\n".join(wrong[:40])
 
 
-USERS, ROLES, KEYS = ["u1", "u2", "root", "u3", ""], ["r1", "r2", "root", ""], ["a", "b", "c", "d", "\0", ""]
-
-
-def random_call(rnd, end_of):
-    """end_of: etcd loses track of a role's permissions that begin at the same key: each key has one end in a history."""
-    user, role, key = rnd.choice(USERS[:-1] * 5 + USERS), rnd.choice(ROLES[:-1] * 5 + ROLES), rnd.choice(KEYS)
-    end = rnd.choice(["", "", "\0"] + KEYS)
-    x = rnd.random()
-    if x < 0.08:
-        return "Auth/UserAdd", [(1, user), (2, "pw")] + ([(3, [(1, 1)])] if rnd.random() < 0.2 else [])
-    if x < 0.12:
-        return "Auth/UserDelete", [(1, user)]
-    if x < 0.16:
-        return "Auth/UserChangePassword", [(1, user), (2, "pw")]
-    if x < 0.26:
-        return "Auth/UserGrantRole", [(1, user), (2, role)]
-    if x < 0.31:
-        return "Auth/UserRevokeRole", [(1, user), (2, role)]
-    if x < 0.37:
-        return "Auth/RoleAdd", [(1, role)]
-    if x < 0.40:
-        return "Auth/RoleDelete", [(1, role)]
-    if x < 0.55:
-        return "Auth/RoleGrantPermission", [(1, role), (2, [(1, rnd.randint(0, 2)), (2, key), (3, end_of[key])])]
-    if x < 0.62:
-        return "Auth/RoleRevokePermission", [(1, role), (2, key), (3, end_of[key] if rnd.random() < 0.8 else end)]
-    if x < 0.66:
-        return rnd.choice([("Auth/UserGet", [(1, user)]), ("Auth/RoleGet", [(1, role)]), ("Auth/UserList", []), ("Auth/RoleList", []),
-                           ("Auth/AuthStatus", [])])
-    if x < 0.67:
-        return rnd.choice([("Auth/AuthEnable", []), ("Auth/AuthEnable", []), ("Auth/AuthDisable", [])])
-    if x < 0.8:
-        return "KV/Range", [(1, key), (2, end)]
-    if x < 0.9:
-        return "KV/Put", [(1, key), (2, "v"), (4, rnd.randint(0, 1))]
-    return "KV/DeleteRange", [(1, key), (2, end), (3, rnd.randint(0, 1))]
-
-
-def history(seed, n):
-    rnd = random.Random(seed)
-    ours, theirs = Server("kfarm", ["--bcrypt-cost", "4"]), Server("etcd", ["--bcrypt-cost", "4"], version="3.5")
-    log, end_of = [], {key: rnd.choice(["", "\0", "b", "c", "d", "~"]) for key in KEYS}
-    end_of |= {"a": "c", "c": "\0"}  # those granted at the beginning
-    try:
-        clients = [Raw(s.port) for s in (ours, theirs)]
-        tokens = {}
-        for i in range(n):
-            if i < 12:
-                path, req = [("Auth/UserAdd", [(1, "root"), (2, "pw")]), ("Auth/RoleAdd", [(1, "root")]),
-                             ("Auth/UserGrantRole", [(1, "root"), (2, "root")]), ("Auth/UserAdd", [(1, "u1"), (2, "pw")]),
-                             ("Auth/RoleAdd", [(1, "r1")]), ("Auth/RoleAdd", [(1, "r2")]),
-                             ("Auth/UserGrantRole", [(1, "u1"), (2, "r1")]), ("Auth/UserGrantRole", [(1, "u1"), (2, "r2")]),
-                             ("Auth/RoleGrantPermission", [(1, "r1"), (2, [(1, 0), (2, "a"), (3, "c")])]),
-                             ("Auth/RoleGrantPermission", [(1, "r2"), (2, [(1, 2), (2, "c"), (3, "\0")])]),
-                             ("KV/Put", [(1, "a"), (2, "v")]), ("Auth/AuthEnable", [])][i]
-            else:
-                path, req = random_call(rnd, end_of)
-            admin = path.startswith("Auth/")
-            who = rnd.choice(["root", "root", "root", "root", "u1"] if admin else ["u1", "u1", "u2", "root", None])
-            if who and rnd.random() < 0.15 or who not in tokens:
-                tokens[who] = [r.login(who, "pw") for r in clients] if who else [None, None]
-                assert not tokens[who][0] == (not tokens[who][1]) or not any(tokens[who]), (who, tokens[who])
-            a, b = (r.call(path, req, t) for r, t in zip(clients, tokens[who]))
-            log.append(f"{who}: {path} {req}")
-            if a[0] in ("UNAUTHENTICATED",) or a[1] and "revision of auth store" in a[1]:
-                tokens.pop(who)
-            if a[:2] != b[:2] or no_header(path, a[2]) != no_header(path, b[2]):
-                raise AssertionError(f"seed {seed}, call {i}\n" + "\n".join(log[-25:]) + f"\nkfarm {a[:2]} {no_header(path, a[2])}"
-                                     f"\netcd  {b[:2]} {no_header(path, b[2])}")
-    finally:
-        ours.stop()
-        theirs.stop()
-
-
 def token_ttl():
     """A token ends so long after its last use, not after it was given."""
     server = Server("kfarm", ["--bcrypt-cost", "4", "--auth-token-ttl", "2"])
@@ -306,7 +231,4 @@ if __name__ == "__main__":
     tap = Tap()
     tap.run("every call by every kind of caller", every_call)
     tap.run("a token ends some time after its last use", token_ttl)
-    first = int(os.environ.get("SEED", 53))
-    for k in range(int(os.environ.get("ROUNDS", 2))):
-        tap.run(f"history {first + k}", lambda: history(first + k, int(os.environ.get("OPS", 500))))
     tap.end()

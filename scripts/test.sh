@@ -6,7 +6,7 @@
 # Logs are in build/test-logs/; the last line is "N passed, N failed[, N skipped]".
 #
 # A test file speaks TAP; one that does not counts as a single test by its exit status (77: skipped).
-# It may hold a line `# timeout: <seconds>` (default 300). It runs with stdin closed, in the top
+# It may hold a line `# timeout: <seconds>` (default 600). It runs with stdin closed, in the top
 # folder, with KFARM (the binary), TMPDIR (a folder of its own, removed afterwards) and TEST_LOGS.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -104,7 +104,7 @@ while read -r file; do
     *.py) command=(/usr/bin/python3) ;;
     *) echo "$file: not a test file" >&2; failed=$((failed + 1)); continue ;;
     esac
-    run "$(basename "$file")" "${limit:-300}" "${command[@]}" "$file"
+    run "$(basename "$file")" "${limit:-600}" "${command[@]}" "$file"
 done < <(printf '%s\n' ${files[@]+"${files[@]}"} | sort)
 
 echo "== $((SECONDS - began)) s, logs in build/test-logs${broken[*]:+; failed: ${broken[*]}}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # kfarm's HTTP and TLS against clients that are not ours: curl, openssl, nghttp, h2load, python.
 # The server is the test runner's (internal/t/t_httpd.c).
-# timeout: 240
+# timeout: 600
 
 bats_require_minimum_version 1.5.0
 
@@ -37,7 +37,7 @@ start() { # name options; serves until its fifo has no writer
     echo $! >"$name.pid"
     sleep 1000 >"$name.fifo" 3>&- &
     echo $! >"$name.hold"
-    for _ in $(seq 50); do
+    for _ in $(seq 300); do
         grep -q ready "$name.out" && break
         sleep 0.1
     done
@@ -48,7 +48,7 @@ teardown_file() {
     cd "$BATS_FILE_TMPDIR" || return
     for name in plain tls; do
         kill "$(cat $name.hold)" # the server sees the end of its input, and leaks would fail it
-        for _ in $(seq 80); do
+        for _ in $(seq 300); do
             kill -0 "$(cat $name.pid)" 2>/dev/null || break
             sleep 0.1
         done
@@ -93,7 +93,7 @@ setup() {
     run ! $c "$plain/abort"
     run ! $c --http2-prior-knowledge "$plain/abort"
     run ! $c -N --max-time 0.5 "$plain/watch?n=100&ms=100"
-    sleep 0.5
+    for _ in $(seq 300); do grep -q 'complete=0' plain.err && break; sleep 0.1; done
     grep -q 'complete=0' plain.err
 }
 
@@ -123,7 +123,7 @@ setup() {
 }
 
 @test "openssl: protocol, chain, ALPN; nothing below TLS 1.2" {
-    s="timeout 10 openssl s_client -connect 127.0.0.1:$port -CAfile ca.pem -verify_return_error"
+    s="timeout 60 openssl s_client -connect 127.0.0.1:$port -CAfile ca.pem -verify_return_error"
     $s -alpn h2 </dev/null 2>&1 | grep 'ALPN protocol: h2'
     $s -alpn http/1.1 -tls1_2 </dev/null 2>&1 | grep 'ALPN protocol: http/1.1'
     $s </dev/null 2>&1 | grep 'Verify return code: 0'

@@ -1,4 +1,4 @@
-# timeout: 300
+# timeout: 600
 # The API server driven with kubectl of two ages.
 
 load kubectl.bash
@@ -124,20 +124,25 @@ namespace/kube-system" ]
 }
 
 @test "watch tells additions, changes and deletions" {
+    "$NEW" create cm w0 --from-literal=a=0
+    "$NEW" label cm w0 w=1
     watching() {
         local out=$WORK/watch
+        told() { for _ in $(seq 300); do grep -qx "$1" "$out" && return; sleep 0.1; done; cat "$out"; return 1; }
         "$K" get cm -w -l w=1 -o 'jsonpath={.metadata.name}={.data.a}{"\n"}' >"$out" &
         local pid=$!
-        sleep 1
+        told w0=0 || return 1 # what it lists tells that it misses nothing from then on
         "$K" create cm w --from-literal=a=1 && "$K" label cm w w=1 && "$K" patch cm w -p '{"data":{"a":"2"}}' &&
             "$K" delete cm w
-        sleep 0.5
+        told w=2
         kill $pid
         wait $pid 2>/dev/null
-        [ "$(sort -u "$out")" = "w=1
+        [ "$(sort -u "$out")" = "w0=0
+w=1
 w=2" ]
     }
     each watching
+    "$NEW" delete cm w0
 }
 
 @test "describe, explain, wait, events" {
@@ -149,9 +154,9 @@ w=2" ]
             "$K" get events | cat
     }
     each look
-    "$NEW" wait --for=jsonpath='{.data.key}'=value cm/x --timeout=5s
+    "$NEW" wait --for=jsonpath='{.data.key}'=value cm/x --timeout=60s
     "$NEW" delete cm x
-    "$NEW" wait --for=delete cm/x --timeout=5s
+    "$NEW" wait --for=delete cm/x --timeout=60s
 }
 
 @test "auth: whoami, can-i, impersonation, forbidden" {

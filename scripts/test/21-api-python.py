@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """The API server driven with the Python client: typed objects, watches, patches, errors, many objects and watchers."""
-# timeout: 200
+# timeout: 600
 import os
 import socket
 import ssl

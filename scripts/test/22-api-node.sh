@@ -1,5 +1,5 @@
 #!/bin/bash
-# timeout: 200
+# timeout: 600
 # The API server driven with the JavaScript client: typed calls, watch, informer, server-side apply.
 set -eu
 BATS_TEST_DIRNAME=$(cd "$(dirname "$0")" && pwd)

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """Logs, exec and port-forward through the API server to a kubelet that this test plays."""
-# timeout: 120
+# timeout: 600
 import os
 import socket
 import ssl

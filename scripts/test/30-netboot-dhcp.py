@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """DHCP of `kfarm netboot`, packet by packet: who gets which address, how answers travel, what is refused.
-# timeout: 300"""
+# timeout: 600"""
 import os
 import random
 import signal

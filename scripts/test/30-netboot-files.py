@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Boot files of `kfarm netboot` by TFTP, HTTP and HTTPS, fetched by programs that are not ours; boot documents and tickets.
-# timeout: 300"""
+# timeout: 600"""
 import base64
 import glob
 import hashlib

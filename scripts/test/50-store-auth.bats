@@ -1,4 +1,4 @@
-# timeout: 120
+# timeout: 600
 # Users, roles and ranges, with etcdctl; and users that move to a real etcd in a snapshot.
 load store.bash
 
@@ -77,7 +77,7 @@ as() { local u=$1; shift; ctl --user "$u" "$@"; }
         >"$WORK/e.log" 2>&1 3>&- &
     echo $! >"$WORK/e.pid"
     wait_port "$p"
-    sleep 2
+    for _ in $(seq 300); do PORT=$p as alice:changed get app/1 >/dev/null && break; sleep 0.1; done
     [ "$(PORT=$p as alice:changed get app/1 --print-value-only)" = one ]
     [[ "$(PORT=$p as alice:changed get secret/1 || true)" == *"permission denied"* ]]
     proc_stop e

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-# timeout: 400
+# timeout: 600
 """The same random histories of several clients against kfarm store and Debian's etcds: every answer must be equal, errors
 by code and text, streams item for item. store_allow.py lists what may differ, store_gen.py leaves out what ends etcd.
 

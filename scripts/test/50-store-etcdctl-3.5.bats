@@ -1,4 +1,4 @@
-# timeout: 240
+# timeout: 600
 # Every command of etcdctl that makes sense for one member, given alike to kfarm store and to a real etcd: what it prints
 # must be equal. The version of both is in the name of this file, of which the other one is a link.
 ETCD_VERSION=$(basename "$BATS_TEST_FILENAME" .bats)
@@ -50,12 +50,24 @@ both_lease() {
 }
 wait_for() { # FILE PATTERN
     local i
-    for ((i = 0; i < 150; i++)); do
+    for ((i = 0; i < 600; i++)); do
         grep -qE -- "$2" "$1" && return 0
         sleep 0.1
     done
     cat "$1"
     return 1
+}
+# watchers N: until there are so many on each side.
+watchers() {
+    local port
+    for port in "$PORT" "$OTHER"; do
+        for _ in $(seq 600); do
+            [ "$(curl -s "http://127.0.0.1:$port/metrics" | sed -n 's/^etcd_debugging_mvcc_watcher_total //p')" != "$1" ] || continue 2
+            sleep 0.1
+        done
+        echo "no $1 watchers"
+        return 1
+    done
 }
 # follow NAME ARGUMENTS…: an etcdctl on each that goes on; output in $WORK/NAME.ours and .theirs, pids for proc_stop.
 follow() {
@@ -64,7 +76,7 @@ follow() {
     for side in ours theirs; do
         port=$PORT
         [ $side = ours ] || port=$OTHER
-        ETCDCTL_API=3 timeout 60 "$(etcd_binary etcdctl)" --dial-timeout 15s --endpoints "127.0.0.1:$port" "$@" \
+        ETCDCTL_API=3 timeout 120 "$(etcd_binary etcdctl)" --dial-timeout 45s --endpoints "127.0.0.1:$port" "$@" \
             >"$WORK/$name.$side" 2>&1 3>&- <"${FOLLOW_INPUT:-/dev/null}" &
         echo $! >"$WORK/$name.$side.pid"
     done
@@ -133,7 +145,7 @@ followed() {
     follow prefix watch --prefix w/ -w json
     follow range watch w/1 w/3 --rev "$rev"
     [ "$ETCD_VERSION" = 3.4 ] || follow progress watch w/1 --progress-notify
-    sleep 1
+    watchers $([ "$ETCD_VERSION" = 3.4 ] && echo 3 || echo 4)
     both put w/1 2
     both put w/2 2
     both put w/3 2
@@ -154,10 +166,11 @@ followed() {
     NO_INPUT=1
     # shellcheck disable=SC2016
     follow exec watch x -- sh -c 'echo "$ETCD_WATCH_EVENT_TYPE $ETCD_WATCH_KEY $ETCD_WATCH_VALUE rev $ETCD_WATCH_REVISION"'
+    watchers 1
     mkfifo "$WORK/in"
     FOLLOW_INPUT=$WORK/in follow talk watch -i
     printf 'watch y\nwatch z --prefix\nprogress\n' | tee "$WORK/in" "$WORK/in" >/dev/null &
-    sleep 1.5
+    sleep 0.5
     both put x 1
     both put y 2
     both put z/1 3
@@ -185,14 +198,14 @@ followed() {
     both lease keep-alive --once 1234
     both put l 1 --lease=1234
     both lease grant -w json 100
-    both_lease 2
+    both_lease 4
     both put short 1 --lease=%L
     follow alive lease keep-alive "$(cat "$WORK/lease.$PORT")"
-    for _ in $(seq 100); do [ -n "$(PORT=$OTHER ctl get short)" ] || break; sleep 0.1; done
+    for _ in $(seq 300); do [ -n "$(PORT=$OTHER ctl get short)" ] || break; sleep 0.1; done
     [ -z "$(PORT=$OTHER ctl get short)" ] # nobody kept it alive there
     [ "$(ctl get short --print-value-only)" = 1 ]
     proc_stop alive.ours
-    for _ in $(seq 100); do [ -n "$(ctl get short)" ] || break; sleep 0.1; done
+    for _ in $(seq 300); do [ -n "$(ctl get short)" ] || break; sleep 0.1; done
     both get short
 }
 
@@ -233,7 +246,7 @@ followed() {
     "${util[@]}" snapshot restore "$WORK/ours.db" --data-dir "$WORK/from-ours" >/dev/null 2>&1
     p=$(free_port)
     etcd_start from-ours "$p"
-    for _ in $(seq 100); do PORT=$p ctl endpoint health >/dev/null && break; sleep 0.1; done
+    for _ in $(seq 300); do PORT=$p ctl endpoint health >/dev/null && break; sleep 0.1; done
     [ "$(PORT=$p ctl get --prefix "" -w json | jq -c .kvs)" = "$(ctl get --prefix "" -w json | jq -c .kvs)" ]
     proc_stop from-ours
     "$KFARM" store restore "$WORK/theirs.db" --data-dir "$WORK/from-theirs"
@@ -361,14 +374,14 @@ mirror() {
         read -r from to <<<"$way"
         for i in $(seq 20); do PORT=$from ctl put "mir/$i" "v$i" >/dev/null; done
         mirror "$from" --prefix mir/ --dest-prefix "copy/$from/" "127.0.0.1:$to"
-        for _ in $(seq 100); do [ "$(PORT=$to ctl get --prefix "copy/$from/" --keys-only | grep -c .)" = 20 ] && break; sleep 0.1; done
+        for _ in $(seq 300); do [ "$(PORT=$to ctl get --prefix "copy/$from/" --keys-only | grep -c .)" = 20 ] && break; sleep 0.1; done
         PORT=$from ctl put mir/21 late
         PORT=$from ctl del mir/1
-        for _ in $(seq 100); do [ -z "$(PORT=$to ctl get "copy/$from/1")" ] && break; sleep 0.1; done
+        for _ in $(seq 300); do [ -z "$(PORT=$to ctl get "copy/$from/1")" ] && break; sleep 0.1; done
         proc_stop mirror
         [ "$(PORT=$to ctl get --prefix "copy/$from/" --print-value-only)" = "$(PORT=$from ctl get --prefix mir/ --print-value-only)" ]
         mirror "$from" --prefix mir/ --no-dest-prefix "127.0.0.1:$to"
-        for _ in $(seq 100); do [ -n "$(PORT=$to ctl get 9)" ] && break; sleep 0.1; done
+        for _ in $(seq 300); do [ -n "$(PORT=$to ctl get 9)" ] && break; sleep 0.1; done
         proc_stop mirror
         [ "$(PORT=$to ctl get 9 --print-value-only)" = v9 ]
         PORT=$from ctl del --prefix mir/

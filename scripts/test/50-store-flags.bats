@@ -1,4 +1,4 @@
-# timeout: 120
+# timeout: 600
 # kfarm store's flags: TLS with client certificates, unix sockets, what is refused and why.
 load store.bash
 

@@ -1,4 +1,4 @@
-# timeout: 120
+# timeout: 600
 # The JSON gateway with curl, answer by answer beside a real etcd's.
 load store.bash
 
@@ -12,7 +12,14 @@ setup_file() {
 }
 teardown_file() { all_stop; }
 
-post() { curl -sN -m "${4:-5}" -X POST "http://127.0.0.1:$1/v3/$2" -d "$3"; }
+post() { curl -sN -m "${4:-60}" -X POST "http://127.0.0.1:$1/v3/$2" -d "$3"; }
+wait_lines() { # NUMBER FILE
+    for _ in $(seq 300); do
+        [ "$(grep -c . "$2")" -lt "$1" ] || return 0
+        sleep 0.1
+    done
+    return 1
+}
 same() {
     local mask='del(.header, .result.header) * {rev: (.header.revision // .result.header.revision)}' a b
     a=$(post "$PORT" "$1" "$2" | jq -cS "$mask")
@@ -55,11 +62,11 @@ same() {
 
 @test "watch streams results" {
     post "$PORT" kv/put '{"key":"dw==","value":"MQ=="}'
-    post "$PORT" watch '{"create_request":{"key":"dw==","start_revision":"1"}}' 2 >"$WORK/w" || true
+    post "$PORT" watch '{"create_request":{"key":"dw==","start_revision":"1"}}' 4 >"$WORK/w" || true
     # revision 1 was compacted above: the answer says so
     grep -q '"compact_revision":"4"' "$WORK/w"
     rev=$(post "$PORT" kv/range '{"key":"dw=="}' | jq -r .header.revision)
-    post "$PORT" watch "{\"create_request\":{\"key\":\"dw==\",\"start_revision\":\"$rev\"}}" 2 >"$WORK/w" || true
+    post "$PORT" watch "{\"create_request\":{\"key\":\"dw==\",\"start_revision\":\"$rev\"}}" 4 >"$WORK/w" || true
     [ "$(head -1 "$WORK/w" | jq -c .result.created)" = true ]
     [ "$(sed -n 2p "$WORK/w" | jq -r '.result.events[0].kv.value')" = MQ== ]
 }
@@ -79,7 +86,7 @@ same() {
     [ -n "$key" ]
     post "$PORT" lock/lock '{"name":"bQ=="}' 1 >"$WORK/left" || true # gives up after a second
     [ ! -s "$WORK/left" ]
-    post "$PORT" lock/lock '{"name":"bQ=="}' 20 >"$WORK/second" 3>&- &
+    post "$PORT" lock/lock '{"name":"bQ=="}' 60 >"$WORK/second" 3>&- &
     waiter=$!
     sleep 0.5
     [ ! -s "$WORK/second" ]
@@ -95,10 +102,11 @@ same() {
     post "$PORT" lease/grant '{"TTL":"100","ID":"91"}'
     post "$PORT" lease/grant '{"TTL":"100","ID":"92"}'
     first=$(post "$PORT" election/campaign '{"name":"dm90ZQ==","lease":"91","value":"YQ=="}' | jq -c .leader)
-    post "$PORT" election/observe '{"name":"dm90ZQ=="}' 20 >"$WORK/observed" 3>&- &
+    post "$PORT" election/observe '{"name":"dm90ZQ=="}' 60 >"$WORK/observed" 3>&- &
     observer=$!
-    post "$PORT" election/campaign '{"name":"dm90ZQ==","lease":"92","value":"Yg=="}' 20 >"$WORK/campaign" 3>&- &
+    post "$PORT" election/campaign '{"name":"dm90ZQ==","lease":"92","value":"Yg=="}' 60 >"$WORK/campaign" 3>&- &
     waiter=$!
+    wait_lines 1 "$WORK/observed"
     sleep 0.5
     [ ! -s "$WORK/campaign" ]
     post "$PORT" election/proclaim "{\"leader\":$first,\"value\":\"YWE=\"}" | jq -e .header
@@ -109,7 +117,7 @@ same() {
     [ "$(post "$PORT" election/proclaim "{\"leader\":$first,\"value\":\"YWE=\"}" | jq -r .message)" = "election: not leader" ]
     post "$PORT" lease/revoke '{"ID":"92"}'
     [ "$(post "$PORT" election/leader '{"name":"dm90ZQ=="}' | jq -r .message)" = "election: no leader" ]
-    sleep 0.2
+    wait_lines 3 "$WORK/observed"
     kill $observer || true
     [ "$(jq -r .result.kv.value "$WORK/observed" | tr '\n' ' ')" = "YQ== YWE= Yg== " ]
 }

@@ -1,4 +1,4 @@
-# timeout: 120
+# timeout: 600
 # Snapshots go both ways between one SQLite file and a real etcd, with etcd's own tools.
 load store.bash
 

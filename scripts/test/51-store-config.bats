@@ -1,4 +1,4 @@
-# timeout: 120
+# timeout: 600
 # How kfarm store is configured, confined, reloaded and stopped.
 load store.bash
 

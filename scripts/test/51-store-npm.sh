@@ -1,5 +1,5 @@
 #!/bin/bash
-# timeout: 200
+# timeout: 600
 # The etcd3 package of npm, every part of it, against kfarm store, with and without users.
 set -eu
 BATS_TEST_DIRNAME=$(cd "$(dirname "$0")" && pwd)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# timeout: 300
+# timeout: 600
 # python-etcd3's own tests, as its source package ships them, against kfarm store on etcd's usual port in a network of its
 # own. SERVER=etcd runs them against etcd 3.4 for comparison: the same ones pass and fail there.
 set -eu

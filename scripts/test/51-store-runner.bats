@@ -1,4 +1,4 @@
-# timeout: 240
+# timeout: 600
 # etcd's own etcd-runner against kfarm store: many real clients that elect, lock, watch and keep leases.
 load store.bash
 

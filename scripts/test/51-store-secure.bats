@@ -1,4 +1,4 @@
-# timeout: 150
+# timeout: 600
 # TLS with client certificates whose common name is the user, and unix sockets: etcdctl 3.4 and 3.5, and Python, get from
 # kfarm store what they get from etcd 3.5.
 load store.bash

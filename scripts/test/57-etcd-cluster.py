@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-# timeout: 400
+# timeout: 600
 """The API server on an external etcd that loses members, leaders, its past and its network."""
 import os
 import shutil
@@ -177,10 +177,12 @@ def idle_is_idle():
         return int(fields[11]) + int(fields[12])
 
     with Cluster(1) as c, Api(c) as api:
-        time.sleep(1)
-        before = ticks()
-        time.sleep(3)
-        assert ticks() - before <= 3, f"{ticks() - before} ticks of CPU in 3 s without work"
+        used = []
+        while not used or used[-1] > 3:  # what the start made due takes as long as the machine needs
+            assert len(used) < 10, f"{used} ticks of CPU in 3 s without work"
+            before = ticks()
+            time.sleep(3)
+            used.append(ticks() - before)
 
 
 def absent_at_the_start():

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-# timeout: 400
+# timeout: 600
 """The same tests on both stores: what store.h promises, the API server's unit tests, kubectl and recorded answers, with an
 external etcd behind them."""
 import os

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-# timeout: 120
+# timeout: 600
 """A disk that fills up, and one that turns read-only, under the released binary: writes get etcd's errors, reads and watches
 go on, nothing acknowledged is lost, and it heals when there is room. The file systems are a tmpfs and small ext4 images,
 mounted in a mount namespace of the server's own."""
@@ -43,22 +43,22 @@ class Disk:
              f'{self.mount.format(dir=self.dir, top=top)} && exec "$@"', "sh", KFARM, "store", "--data-dir", f"{top}/d",
              "--listen-client-urls", url, "--advertise-client-urls", url, "--log-level", "warn"], stdout=self.log, stderr=self.log)
         self.raw = Raw(self.port)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while self.raw.call("Maintenance/Status", timeout=2)[0] != "OK":
             assert time.monotonic() < end and self.proc.poll() is None, open(os.path.join(self.dir, "log")).read()[-2000:]
             time.sleep(0.05)
 
     def inside(self, *command):
-        subprocess.run(["nsenter", "-t", str(self.proc.pid), "-m", *command], check=True, timeout=20)
+        subprocess.run(["nsenter", "-t", str(self.proc.pid), "-m", *command], check=True, timeout=60)
 
     def put(self, key, n=100):
-        return self.raw.call("KV/Put", [(1, key), (2, os.urandom(n // 2).hex())], timeout=30)[:2]
+        return self.raw.call("KV/Put", [(1, key), (2, os.urandom(n // 2).hex())], timeout=60)[:2]
 
     def stop(self):
         if self.proc.poll() is None:
             self.proc.terminate()
             try:
-                self.proc.wait(20)
+                self.proc.wait(60)
             except subprocess.TimeoutExpired:
                 self.proc.kill()
                 self.proc.wait()
@@ -123,7 +123,7 @@ def full(d, make_room):
         grant = d.raw.call("Lease/LeaseGrant", [(1, 100), (2, 7)])
         assert grant[0] in ("OK", "RESOURCE_EXHAUSTED"), grant
         make_room(d)
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while d.put("healed")[0] != "OK":
             assert time.monotonic() < end, d.put("healed")
             time.sleep(0.1)
@@ -172,7 +172,7 @@ def read_only():
         w.end()
         d.proc.kill()
         d.proc.wait()
-        subprocess.run(["e2fsck", "-fy", f"{d.dir}/img"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=30)
+        subprocess.run(["e2fsck", "-fy", f"{d.dir}/img"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
         d.start()
         reads_go_on(d, acked)
         code, _, body = d.raw.call("KV/Range", [(1, "lost/"), (2, "lost0"), (9, 1)])

@@ -1,4 +1,4 @@
-# timeout: 120
+# timeout: 600
 # What cannot work is refused at once, with the remedy in the message.
 load server.bash
 
@@ -19,7 +19,7 @@ s = socket.socket(socket.AF_INET6)
 s.bind(("::", 6443)); s.listen(); time.sleep(30)' 3>&- &
     holder=$!
     taken() { on ss -ltn | grep -q ':6443 '; }
-    wait_until 5 taken
+    wait_until taken
     run server --data-dir "$WORK/x"
     kill "$holder"
     [ "$status" = 1 ]

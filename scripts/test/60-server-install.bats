@@ -1,4 +1,4 @@
-# timeout: 60
+# timeout: 600
 # The installer, into a root directory of its own.
 
 setup() {

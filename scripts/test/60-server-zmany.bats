@@ -18,7 +18,7 @@ all_running() {
 @test "fifty tenants are up and answer" {
     began=$(now_ms)
     tenant_list | k apply -f -
-    wait_until 120 all_running
+    wait_until all_running
     echo "all Running after $(($(now_ms) - began)) ms"
     for i in $(seq 50); do
         tenant_fetch "t$i"
@@ -39,7 +39,7 @@ all_running() {
             on curl -sf --max-time 5 --cacert "$WORK/t$i.ca" --cert "$WORK/t$i.crt" --key "$WORK/t$i.key" \
                 "$(cat "$WORK/t$i.server")/api/v1/namespaces/default"
         }
-        wait_until 60 answers
+        wait_until answers
         [ "$(answers | jq -r .metadata.uid)" = "$(jq -r .metadata.uid "$WORK/t$i.json")" ]
     done
 }
@@ -47,6 +47,6 @@ all_running() {
 @test "all are deleted and nothing is left of them" {
     k delete tenants --all --timeout=120s
     none() { [ -z "$(ls -A "$WORK/a/tenants")" ] && [ "$(server_tree | wc -l)" -le 9 ]; }
-    wait_until 60 none
+    wait_until none
     server_stop a
 }

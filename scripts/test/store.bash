@@ -12,7 +12,7 @@ etcd_binary() {
 ETCD_VERSION=${ETCD_VERSION:-3.4}
 wait_port() {
     local i
-    for ((i = 0; i < 400; i++)); do
+    for ((i = 0; i < 1200; i++)); do
         (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return 0
         sleep 0.05
     done
@@ -58,6 +58,6 @@ all_stop() {
     rm -rf "$WORK"
 }
 ctl() {
-    ETCDCTL_API=3 timeout 20 "$(etcd_binary etcdctl)" --dial-timeout 15s --command-timeout 15s --endpoints \
+    ETCDCTL_API=3 timeout 60 "$(etcd_binary etcdctl)" --dial-timeout 45s --command-timeout 45s --endpoints \
         "127.0.0.1:${PORT:?}" "$@" 2>&1
 }

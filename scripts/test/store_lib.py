@@ -55,7 +55,7 @@ class Server:
         env |= {"PATH": os.environ["PATH"], "HOME": self.dir, "ETCD_UNSUPPORTED_ARCH": "amd64"}
         self.proc = subprocess.Popen(cmd + args + self.extra, stdout=self.log, stderr=self.log, env=env)
         began = time.monotonic()
-        end = began + 20
+        end = began + 90
         while time.monotonic() < end:
             if self.proc.poll() is not None:
                 raise RuntimeError(f"{self.kind} ended: " + open(os.path.join(self.dir, "log")).read()[-2000:])

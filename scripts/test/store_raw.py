@@ -72,7 +72,7 @@ class Raw:
         self.ch = grpc.secure_channel(target, creds, options + kw.get("options", [])) if creds \
             else grpc.insecure_channel(target, options)
 
-    def call(self, path, request=(), token=None, timeout=10):
+    def call(self, path, request=(), token=None, timeout=60):
         """(status name, text or None, body)"""
         fn = self.ch.unary_unary(service(path), request_serializer=same, response_deserializer=same)
         body = request if isinstance(request, bytes) else msg(request)
@@ -81,11 +81,11 @@ class Raw:
         except grpc.RpcError as e:
             return e.code().name, e.details(), b""
 
-    def stream(self, path, requests, token=None, timeout=10):
+    def stream(self, path, requests, token=None, timeout=60):
         fn = self.ch.stream_stream(service(path), request_serializer=same, response_deserializer=same)
         return fn(requests, timeout=timeout, metadata=[("token", token)] if token else [])
 
-    def server_stream(self, path, request=(), token=None, timeout=10):
+    def server_stream(self, path, request=(), token=None, timeout=60):
         fn = self.ch.unary_stream(service(path), request_serializer=same, response_deserializer=same)
         return fn(request if isinstance(request, bytes) else msg(request), timeout=timeout,
                   metadata=[("token", token)] if token else [])

@@ -1,4 +1,5 @@
 #include "cmd/etcd_store.h"
+#include "cmd/file_watch.h"
 #include "cmd/role.h"
 
 #include "internal/apiserver/apiserver.h"
@@ -31,6 +32,7 @@ struct role_api {
     struct flags f;
     struct apiserver *api;
     struct etcd_store etcd;
+    struct file_watch *certs;
     struct tls_config *tls, *kubelet_tls;
     struct keyclient *keys;
     struct pki_key *signing_key;
@@ -48,43 +50,75 @@ static int read_file(const char *path, struct buf *b, struct err *e) {
 
 /* ---- keys from files: standalone use and tests ---- */
 
+struct trio { /* a certificate, its key, and the CAs of the other side */
+    struct buf cert, key, ca;
+};
+
+static void trio_fini(struct trio *t) {
+    secret_wipe(t->key.p, t->key.n);
+    buf_fini(&t->cert);
+    buf_fini(&t->key);
+    buf_fini(&t->ca);
+}
+
+static int trio_read(struct trio *t, const char *cert, const char *key, const char *ca,
+                     struct err *e) {
+    int rc = read_file(cert, &t->cert, e);
+    rc = rc < 0 ? rc : read_file(key, &t->key, e);
+    return rc < 0 || ca == NULL ? rc : read_file(ca, &t->ca, e);
+}
+
 static int tls_from_files(struct role_api *a, struct err *e) {
     const struct flags *f = &a->f;
-    AUTO(buf) struct buf cert = BUF_INIT(FILE_MAX);
-    AUTO(buf) struct buf key = BUF_INIT(FILE_MAX);
-    AUTO(buf) struct buf ca = BUF_INIT(FILE_MAX);
-    int rc = 0;
+    AUTO(trio) struct trio t = {0};
     if (f->tls_cert == NULL || f->tls_key == NULL) {
         return err_set(e, ERR_USAGE,
                        "--tls-cert-file and --tls-private-key-file are needed without --keyd-fd");
     }
-    if ((rc = read_file(f->tls_cert, &cert, e)) < 0 || (rc = read_file(f->tls_key, &key, e)) < 0 ||
-        (f->client_ca != NULL && (rc = read_file(f->client_ca, &ca, e)) < 0)) {
-        return rc;
-    }
-    return tls_server_config_new(&a->tls, buf_view(&cert), buf_view(&key), buf_view(&ca),
-                                 f->client_ca != NULL ? TLS_CLIENT_REQUEST : TLS_CLIENT_NONE, e);
+    int rc = trio_read(&t, f->tls_cert, f->tls_key, f->client_ca, e);
+    return rc < 0 ? rc
+                  : tls_server_config_new(
+                        &a->tls, buf_view(&t.cert), buf_view(&t.key), buf_view(&t.ca),
+                        f->client_ca != NULL ? TLS_CLIENT_REQUEST : TLS_CLIENT_NONE, e);
 }
 
 static int kubelet_from_files(struct role_api *a, struct err *e) {
     const struct flags *f = &a->f;
-    AUTO(buf) struct buf cert = BUF_INIT(FILE_MAX);
-    AUTO(buf) struct buf key = BUF_INIT(FILE_MAX);
-    AUTO(buf) struct buf ca = BUF_INIT(FILE_MAX);
-    int rc = 0;
+    AUTO(trio) struct trio t = {0};
     if (f->kubelet_cert == NULL || f->kubelet_key == NULL) {
         return 0;
     }
-    if ((rc = read_file(f->kubelet_cert, &cert, e)) < 0 ||
-        (rc = read_file(f->kubelet_key, &key, e)) < 0 ||
-        (f->kubelet_ca != NULL && (rc = read_file(f->kubelet_ca, &ca, e)) < 0)) {
-        return rc;
-    }
-    const struct tls_client_opts o = {.ca_pem = buf_view(&ca),
-                                      .cert_pem = buf_view(&cert),
-                                      .key_pem = buf_view(&key),
+    int rc = trio_read(&t, f->kubelet_cert, f->kubelet_key, f->kubelet_ca, e);
+    const struct tls_client_opts o = {.ca_pem = buf_view(&t.ca),
+                                      .cert_pem = buf_view(&t.cert),
+                                      .key_pem = buf_view(&t.key),
                                       .insecure = f->kubelet_ca == NULL};
-    return tls_client_config_new(&a->kubelet_tls, &o, e);
+    return rc < 0 ? rc : tls_client_config_new(&a->kubelet_tls, &o, e);
+}
+
+static int exchange(struct tls_config *c, const char *cert, const char *key, const char *ca,
+                    struct err *e) {
+    AUTO(trio) struct trio t = {0};
+    int rc = trio_read(&t, cert, key, ca, e);
+    rc = rc < 0 ? rc : tls_config_set_cert(c, buf_view(&t.cert), buf_view(&t.key), e);
+    return rc < 0 || ca == NULL ? rc : tls_config_set_ca(c, buf_view(&t.ca), e);
+}
+
+static int on_certs_changed(void *ctx, struct err *e) {
+    struct role_api *a = ctx;
+    const struct flags *f = &a->f;
+    int rc = exchange(a->tls, f->tls_cert, f->tls_key, f->client_ca, e);
+    return rc < 0 || a->kubelet_tls == NULL
+               ? rc
+               : exchange(a->kubelet_tls, f->kubelet_cert, f->kubelet_key, f->kubelet_ca, e);
+}
+
+static int watch_certs(struct role_api *a, struct err *e) {
+    const struct flags *f = &a->f;
+    const char *const paths[] = {f->tls_cert,     f->tls_key,     f->client_ca,
+                                 f->kubelet_cert, f->kubelet_key, f->kubelet_ca};
+    return file_watch_new(a->r.l, paths, ARRAY_LEN(paths), "apiserver", on_certs_changed, a,
+                          &a->certs, e);
 }
 
 static int sa_from_files(struct role_api *a, struct err *e) {
@@ -414,13 +448,15 @@ static int run(struct role_api *a, int dir, int keyd, struct err *e) {
     int rc = 0;
     if (keyd >= 0) {
         rc = keys_from_keyd(a, keyd, e);
-    } else if ((rc = tls_from_files(a, e)) >= 0 && (rc = kubelet_from_files(a, e)) >= 0) {
-        rc = sa_from_files(a, e);
+    } else if ((rc = tls_from_files(a, e)) >= 0 && (rc = kubelet_from_files(a, e)) >= 0 &&
+               (rc = sa_from_files(a, e)) >= 0) {
+        rc = watch_certs(a, e);
     }
     if (rc >= 0 && (rc = api_open(a, dir, e)) >= 0 && (rc = listen_all(a, fronts, e)) >= 0) {
         rc = loop_run(a->r.l, e);
     }
     loop_timer_stop(&a->renew);
+    file_watch_free(a->certs);
     apiserver_free(a->api);
     etcd_store_fini(&a->etcd);
     for (size_t i = 0; i < OPT_LIST_MAX; i++) {

@@ -1,5 +1,6 @@
 #include "cmd/etcd_store.h"
 
+#include "cmd/file_watch.h"
 #include "cmd/role.h"
 #include "internal/etcd/etcd.h"
 #include "internal/json/json.h"
@@ -60,37 +61,31 @@ static void pems_fini(struct pems *p) {
     buf_fini(&p->key);
 }
 
-/* Perhaps it was lost because certificates were exchanged. */
-static void read_again(struct etcd_store *s) {
+static int read_again(void *ctx, struct err *e) {
+    struct etcd_store *s = ctx;
     struct pems p;
-    struct err e = ERR_INIT;
     pems_init(&p);
-    int rc = pems_read(&p, s->f, &e);
+    int rc = pems_read(&p, s->f, e);
     if (rc >= 0) {
-        rc = tls_config_set_ca(s->tls, buf_view(&p.ca), &e);
+        rc = tls_config_set_ca(s->tls, buf_view(&p.ca), e);
     }
     if (rc >= 0 && p.cert.n > 0) {
-        rc = tls_config_set_cert(s->tls, buf_view(&p.cert), buf_view(&p.key), &e);
-    }
-    if (rc < 0) {
-        LOG_WARN("etcd", "certificates not read again, continuing with the old ones", F_ERR(&e));
+        rc = tls_config_set_cert(s->tls, buf_view(&p.cert), buf_view(&p.key), e);
     }
     pems_fini(&p);
+    return rc;
 }
 
 static void on_state(void *ctx, const char *trouble) {
-    struct etcd_store *s = ctx;
+    (void)ctx;
     if (trouble == NULL) {
         LOG_INFO("etcd", "the cluster answers");
         return;
     }
     LOG_WARN("etcd", "the cluster cannot be used, trying on", F_STR("reason", trouble));
-    if (s->tls != NULL && s->f->cafile != NULL) {
-        read_again(s);
-    }
 }
 
-static int tls_open(struct etcd_store *s, struct err *e) {
+static int tls_open(struct etcd_store *s, struct loop *l, struct err *e) {
     struct pems p;
     bool by_fd = s->f->tls_fd >= 0;
     if (s->f->cafile == NULL && !by_fd) {
@@ -109,13 +104,17 @@ static int tls_open(struct etcd_store *s, struct err *e) {
         rc = tls_client_config_new(&s->tls, &o, e);
     }
     pems_fini(&p);
+    if (rc >= 0 && !by_fd) {
+        const char *const paths[] = {s->f->cafile, s->f->certfile, s->f->keyfile};
+        rc = file_watch_new(l, paths, ARRAY_LEN(paths), "etcd", read_again, s, &s->certs, e);
+    }
     return rc < 0 ? err_wrap(e, "TLS towards etcd") : 0;
 }
 
 int etcd_store_open(struct etcd_store *s, const struct etcd_flags *f, struct loop *l,
                     struct store **ret, struct err *e) {
     *s = (struct etcd_store){.f = f};
-    int rc = tls_open(s, e);
+    int rc = tls_open(s, l, e);
     if (rc < 0) {
         return rc;
     }
@@ -135,6 +134,7 @@ int etcd_store_open(struct etcd_store *s, const struct etcd_flags *f, struct loo
 }
 
 void etcd_store_fini(struct etcd_store *s) {
+    file_watch_free(TAKE(s->certs));
     if (s->tls != NULL) {
         tls_config_unref(s->tls);
         s->tls = NULL;

@@ -24,10 +24,11 @@ struct etcd_flags {
         "etcd-tls-fd", OPT_I64, &(f)->tls_fd, "N", "descriptor that gives the three of them"      \
     }
 
-/* Keeps the TLS configuration current: when the cluster is lost, the files are read again. */
+/* Keeps the TLS configuration current: files that change are read again. */
 struct etcd_store {
     const struct etcd_flags *f;
     struct tls_config *tls;
+    struct file_watch *certs;
 };
 NODISCARD int etcd_store_open(struct etcd_store *s, const struct etcd_flags *f, struct loop *l,
                               struct store **ret, struct err *e);

@@ -1,5 +1,6 @@
 #include "cmd/store_listen.h"
 
+#include "cmd/file_watch.h"
 #include "internal/sys/sys.h"
 
 #include <errno.h>
@@ -21,6 +22,7 @@ struct store_listen {
     const struct store_flags *f;
     struct storesrv *srv;
     struct list servers;
+    struct file_watch *certs;
     size_t stopping;
     void (*done)(void *ctx);
     void *ctx;
@@ -315,6 +317,22 @@ static int listen_namespaces(struct store_listen *s, struct err *e) {
 
 /* ---- life ---- */
 
+static int on_certs_changed(void *ctx, struct err *e) {
+    return store_listen_reload(ctx, e);
+}
+
+static int watch_certs(struct store_listen *s, struct err *e) {
+    const char *paths[2 + OPT_LIST_MAX] = {s->f->cert, s->f->key};
+    size_t n = 2;
+    for (LIST_EACH(p, next, &s->servers)) {
+        const struct server *v = CONTAINER_OF(p, struct server, link);
+        if (v->tls && n < ARRAY_LEN(paths)) {
+            paths[n++] = v->ca;
+        }
+    }
+    return n == 2 ? 0 : file_watch_new(s->l, paths, n, "store", on_certs_changed, s, &s->certs, e);
+}
+
 int store_listen_new(struct loop *l, const struct store_flags *f, struct storesrv *srv,
                      struct store_listen **ret, struct err *e) {
     struct store_listen *s = new_zero(struct store_listen);
@@ -336,6 +354,7 @@ int store_listen_new(struct loop *l, const struct store_flags *f, struct storesr
     rc = rc < 0 ? rc : listen_all(s, "listen-client-http-urls", &f->http, &plain, e);
     rc = rc < 0 ? rc : listen_all(s, "listen-metrics-urls", &f->metrics, &metrics, e);
     rc = rc < 0 ? rc : listen_namespaces(s, e);
+    rc = rc < 0 ? rc : watch_certs(s, e);
     if (rc < 0) {
         store_listen_free(s);
         return rc;
@@ -374,6 +393,7 @@ void store_listen_free(struct store_listen *s) {
     if (!s) {
         return;
     }
+    file_watch_free(s->certs);
     while (!list_empty(&s->servers)) {
         struct server *v = CONTAINER_OF(s->servers.next, struct server, link);
         list_del(&v->link);

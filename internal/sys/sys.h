@@ -72,7 +72,7 @@ NODISCARD int sys_open_self_exe(struct err *e);
 /* ---- seccomp: allow-lists by groups; anything else fails with EPERM ---- */
 enum sys_allow {
     SYS_ALLOW_BASE = 1u << 0,   /* memory, time, threads, signals, epoll, read/write/close, socket I/O on given fds */
-    SYS_ALLOW_FILES = 1u << 1,  /* open, stat, rename, unlink, fsync, locks: storage in the role's root */
+    SYS_ALLOW_FILES = 1u << 1,  /* open, stat, rename, unlink, fsync, locks, inotify: storage in the role's root */
     SYS_ALLOW_CONNECT = 1u << 2,/* socket, connect, bind for outgoing connections */
     SYS_ALLOW_LISTEN = 1u << 3, /* listen */
     SYS_ALLOW_EXEC = 1u << 4,

@@ -24,7 +24,7 @@ test_c := $(sort $(wildcard internal/*/*_test.c))
 fuzz_c := $(sort $(wildcard internal/*/*_fuzz.c))
 t_c := $(sort $(wildcard internal/t/*.c))
 lin_c := $(sort $(filter-out $(test_c),$(wildcard internal/lin/*.c)))
-judge_c := $(filter-out internal/lin/lin_run%.c internal/lin/lin_main.c internal/lin/fault%.c,$(lin_c))
+judge_c := $(filter-out internal/lin/lin_run%.c internal/lin/lin_main.c internal/lin/fault_sys.c,$(lin_c))
 lib_c := $(sort $(filter-out $(test_c) $(fuzz_c) $(t_c) $(lin_c),$(wildcard internal/*/*.c))) $(generated)
 cmd_c := $(sort $(wildcard cmd/*.c))
 headers := $(sort $(wildcard internal/*/*.h cmd/*.h))
@@ -101,8 +101,10 @@ $(B)/kfarm.debug: $(call objs,rel,$(cmd_c) $(lib_c)) | $(B)/deps.stamp
 
 # The store's tests under faults: clients that write a history and its judge; and the product with faults in place of
 # system calls, below everything that touches files and clocks.
+# Hand-overs to the lanes can be put in order in the test programs (internal/lin/fault_lanes.h).
+lanes := -Wl,--wrap=loop_work_submit
 wrapped := open openat close pread pwrite ftruncate fdatasync fsync clock_gettime
-lin_prog_c := $(filter-out internal/lin/fault_sys.c,$(lin_c))
+lin_prog_c := $(filter-out internal/lin/fault%.c,$(lin_c))
 
 $(B)/check/kfarm-lin: $(call objs,rel,$(lin_prog_c) $(lib_c)) | $(B)/deps.stamp
 	$(call say,link,$@)mkdir -p $(@D); musl-gcc -static -no-pie -g -Wl,--gc-sections -o $@ $(filter %.o,$^) $(rel_libs)
@@ -111,9 +113,9 @@ $(B)/check/kfarm-lin: $(call objs,rel,$(lin_prog_c) $(lib_c)) | $(B)/deps.stamp
 $(B)/check/kfarm: $(call objs,check,$(cmd_c)) $(B)/check/libkfarm.a
 	$(call say,link,$@)mkdir -p $(@D); gcc $(asan) -o $@ $^ $(glibc_libs)
 
-$(B)/check/kfarm-faulty-store: $(call objs,rel,$(cmd_c) $(lib_c) internal/lin/fault_sys.c) | $(B)/deps.stamp
+$(B)/check/kfarm-faulty-store: $(call objs,rel,$(cmd_c) $(lib_c) internal/lin/fault_sys.c internal/lin/fault_lanes.c) | $(B)/deps.stamp
 	$(call say,link,$@)mkdir -p $(@D); musl-gcc -static -no-pie -g -Wl,--gc-sections -Wl,-z,stack-size=1048576 \
-	  $(wrapped:%=-Wl,--wrap=%) -o $@ $(filter %.o,$^) $(rel_libs)
+	  $(wrapped:%=-Wl,--wrap=%) $(lanes) -o $@ $(filter %.o,$^) $(rel_libs)
 
 # --- dependencies, generated sources -------------------------------------------------------------
 
@@ -159,16 +161,16 @@ fuzz-replay: $(runner)
 	$(call say,replay,testdata/*/corpus)$(asan_env) scripts/fuzz-replay $<
 
 $(B)/check/kfarm-tests: $(call objs,check,$(t_c) $(judge_c) $(test_c) $(fuzz_c)) $(B)/check/libkfarm.a
-	$(call say,link,$@)mkdir -p $(@D); gcc $(asan) -o $@ $^ $(glibc_libs)
+	$(call say,link,$@)mkdir -p $(@D); gcc $(asan) $(lanes) -o $@ $^ $(glibc_libs)
 
 $(B)/check-clang/kfarm-tests: $(call objs,check-clang,$(t_c) $(judge_c) $(test_c) $(fuzz_c)) $(B)/check-clang/libkfarm.a
-	$(call say,link,$@)mkdir -p $(@D); clang $(asan) -o $@ $^ $(glibc_libs)
+	$(call say,link,$@)mkdir -p $(@D); clang $(asan) $(lanes) -o $@ $^ $(glibc_libs)
 
 tsan: $(B)/tsan/kfarm-tests
 	$(call say,tsan,$<)TSAN_OPTIONS=halt_on_error=1 timeout 900 $< $(TESTS)
 
 $(B)/tsan/kfarm-tests: $(call objs,tsan,$(t_c) $(judge_c) $(test_c) $(fuzz_c)) $(B)/tsan/libkfarm.a
-	$(call say,link,$@)mkdir -p $(@D); gcc -fsanitize=thread -o $@ $^ $(glibc_libs)
+	$(call say,link,$@)mkdir -p $(@D); gcc -fsanitize=thread $(lanes) -o $@ $^ $(glibc_libs)
 
 # Lines that the unit tests and the fuzz corpora run, by package; lines never run: build/cov/<source>.gcov.
 cov: $(B)/cov/kfarm-tests
@@ -178,7 +180,7 @@ cov: $(B)/cov/kfarm-tests
 	$(Q)scripts/cov $(B)/obj/cov $(B)/cov
 
 $(B)/cov/kfarm-tests: $(call objs,cov,$(t_c) $(judge_c) $(test_c) $(fuzz_c)) $(B)/cov/libkfarm.a
-	$(call say,link,$@)mkdir -p $(@D); gcc --coverage -o $@ $^ $(glibc_libs)
+	$(call say,link,$@)mkdir -p $(@D); gcc --coverage $(lanes) -o $@ $^ $(glibc_libs)
 
 # All targets are in one binary, T=<pkg>_<name> chooses: `make fuzz T=dhcp_msg TIME=60`.
 TIME ?= 60

@@ -22,6 +22,7 @@ struct fault_ctl { /* all atomic; rates are per million calls */
     _Atomic uint32_t delay_rate, delay_us;
     _Atomic uint32_t drag_us, drag_left; /* so many syncs take so long, and nothing else has to wait for them */
     _Atomic uint32_t full, read_only; /* nothing may grow; nothing may be written */
+    _Atomic uint32_t lane_first, lane_late; /* hand-overs to the lanes, from the start on: fault_lanes.h */
     _Atomic uint32_t lie;             /* syncs do nothing and say that all is well */
     _Atomic uint32_t die_after;       /* calls until death; 0: never */
     _Atomic uint32_t death;

@@ -1,4 +1,5 @@
 #include "internal/lin/fault.h"
+#include "internal/lin/fault_lanes.h"
 
 #include "internal/base/buf.h"
 #include "internal/base/map.h"
@@ -62,7 +63,10 @@ __attribute__((constructor)) static void start(void) {
         void *p = mmap(NULL, sizeof(*ctl), PROT_READ | PROT_WRITE, MAP_SHARED, (int)n, 0);
         CHECK(p != MAP_FAILED);
         ctl = p;
-        random_state = ctl->seed;
+        random_state = fault_lanes.seed = ctl->seed;
+        fault_lanes.first = ctl->lane_first;
+        fault_lanes.late = ctl->lane_late;
+        fault_lanes.late_us = 3000;
         __real_close((int)n);
     }
 }

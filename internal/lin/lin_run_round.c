@@ -622,6 +622,10 @@ static int setup(struct round *r, struct err *e) {
         return rc;
     }
     if (r->server.ctl) {
+        /* Left to the scheduler, one after the other, or anyhow. */
+        uint32_t order = r->o.scenario == LIN_S_DRAG ? 0 : round_luck(r, 3);
+        r->server.ctl->lane_first = order == 1 ? FAULT_ALWAYS : order == 2 ? 300000 : 0;
+        r->server.ctl->lane_late = order == 2 ? 300000 : 0;
         r->server.ctl->lie = r->o.scenario == LIN_S_LIE;
     }
     r->streams[0].all = true;

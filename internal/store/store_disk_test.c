@@ -12,6 +12,7 @@ struct undo { /* a write that is not synced yet: what was there before */
     char path[128];
     sqlite3_int64 at;
     int n, old_n;
+    bool dropped; /* by a sync that failed: later ones do not write it */
     uint8_t old[];
 };
 
@@ -61,11 +62,12 @@ static void remember(struct ffile *p, sqlite3_int64 at, int n) {
     sqlite3_mutex_leave(p->f->lock);
 }
 
-static void forget(struct fault *f, const char *path) {
+/* What is on the disk now; `synced`: but for what an earlier sync has dropped. */
+static void forget(struct fault *f, const char *path, bool synced) {
     sqlite3_mutex_enter(f->lock);
     for (struct undo **at = &f->undos; *at;) {
         struct undo *u = *at;
-        if (!path || str_eq(u->path, path)) {
+        if (!path || (str_eq(u->path, path) && !(synced && u->dropped))) {
             *at = u->next;
             free(u);
         } else {
@@ -107,12 +109,33 @@ static int f_truncate(sqlite3_file *p, sqlite3_int64 n) {
     int rc = trip(f, false);
     return leave(f, rc != SQLITE_OK ? rc : of(p)->real->pMethods->xTruncate(of(p)->real, n));
 }
+/* What is written again after a sync dropped it is on the disk with the next one. */
+static void write_again(struct ffile *p, struct undo *dropped) {
+    for (struct undo *u = p->f->undos; u != dropped; u = u->next) {
+        sqlite3_int64 lo = u->at > dropped->at ? u->at : dropped->at;
+        sqlite3_int64 hi = u->at + u->n, end = dropped->at + dropped->n;
+        hi = hi < end ? hi : end;
+        if (!u->dropped && strcmp(u->path, p->path) == 0 && lo < hi) {
+            CHECK(p->real->pMethods->xRead(p->real, dropped->old + (lo - dropped->at),
+                                           (int)(hi - lo), lo) == SQLITE_OK);
+            dropped->old_n =
+                hi - dropped->at > dropped->old_n ? (int)(hi - dropped->at) : dropped->old_n;
+        }
+    }
+}
+
 static int f_sync(sqlite3_file *p, int flags) {
     struct fault *f = enter(p);
     int rc = trip(f, true);
+    for (struct undo *u = f->undos; u; u = u->next) {
+        if (rc == SQLITE_OK && u->dropped && strcmp(u->path, of(p)->path) == 0) {
+            write_again(of(p), u);
+        }
+        u->dropped |= rc != SQLITE_OK && f->syncs_drop && strcmp(u->path, of(p)->path) == 0;
+    }
     if (rc == SQLITE_OK) {
         rc = of(p)->real->pMethods->xSync(of(p)->real, flags);
-        forget(f, of(p)->path);
+        forget(f, of(p)->path, true);
     }
     return leave(f, rc);
 }
@@ -135,8 +158,9 @@ static int f_sector(sqlite3_file *p) {
     return of(p)->real->pMethods->xSectorSize(of(p)->real);
 }
 static int f_device(sqlite3_file *p) {
-    (void)p;
-    return 0; /* no promise: writes may be torn */
+    /* Without a promise writes may be torn, and SQLite repeats a commit's last frame over the end of the sector. What lies
+     * behind that is not synced; after a sync that drops it nobody would write it again. */
+    return of(p)->f->syncs_drop ? SQLITE_IOCAP_POWERSAFE_OVERWRITE : 0;
 }
 static int f_shm_map(sqlite3_file *p, int i, int n, int x, void volatile **pp) {
     return of(p)->real->pMethods->xShmMap(of(p)->real, i, n, x, pp);
@@ -191,7 +215,7 @@ static int f_delete(sqlite3_vfs *v, const char *name, int sync) {
     sqlite3_mutex_enter(f->lock);
     int rc = trip(f, false) == SQLITE_OK ? SQLITE_OK : SQLITE_IOERR_DELETE;
     if (rc == SQLITE_OK) {
-        forget(f, name);
+        forget(f, name, false);
         rc = f->base->xDelete(f->base, name, sync);
     }
     return leave(f, rc);
@@ -213,7 +237,7 @@ void fault_start(struct fault *f) {
 
 void fault_stop(struct fault *f) {
     sqlite3_vfs_unregister(&f->vfs);
-    forget(f, NULL);
+    forget(f, NULL, false);
     sqlite3_mutex_free(f->lock);
 }
 
@@ -238,7 +262,7 @@ bool fault_tripped(struct fault *f) {
 static void lose_power(struct fault *f, uint64_t *seed) {
     for (struct undo *u = f->undos; u; u = u->next) {
         *seed = *seed * 6364136223846793005ull + 1442695040888963407ull;
-        unsigned luck = (unsigned)(*seed >> 40) % 4;
+        unsigned luck = u->dropped ? 2 : (unsigned)(*seed >> 40) % 4;
         if (luck == 0) {
             continue; /* reached the disk */
         }
@@ -264,7 +288,7 @@ void fault_power_off(struct fault *f, uint64_t *seed) {
 }
 
 void fault_power_on(struct fault *f) {
-    forget(f, NULL);
+    forget(f, NULL, false);
     f->dead = false;
     fault_set(f, -1, 0, false, false);
 }

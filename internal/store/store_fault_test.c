@@ -233,3 +233,34 @@ TEST(store, power_loss_loses_nothing_acknowledged) {
     box_fini(&b);
     fault_stop(&f);
 }
+
+/* What a failed sync should have written never reaches the disk unless it is written again. That is done for the commit
+ * that failed; so nothing may wait for its sync behind one: compaction's commits were lost so, and what followed them. */
+TEST(store, failed_sync_after_compaction) {
+    struct fault f;
+    struct err e = ERR_INIT;
+    uint64_t seed = 1;
+    fault_start(&f);
+    f.syncs_drop = true;
+    struct box b = {.vfs = "kfarm-fault"};
+    box_open(&b);
+    for (int i = 0; i < 40; i++) {
+        ASSERT_OK(box_put(&b, "k", "v", 0, &e), &e);
+    }
+    ASSERT_OK(box_compact(&b, store_rev(b.s), &e), &e); /* physical: its commits are done */
+    fault_set(&f, 0, SQLITE_IOERR_FSYNC, false, true);
+    ASSERT_ERR(-ERR_IO, box_put(&b, "k", "lost", 0, &e));
+    ASSERT(fault_tripped(&f));
+    err_reset(&e);
+    ASSERT_OK(box_put(&b, "key/000001", "1", 0, &e), &e);
+    int64_t rev = store_rev(b.s);
+    fault_power_off(&f, &seed);
+    box_shut(&b);
+    fault_power_on(&f);
+    box_open(&b);
+    ASSERT_EQ(rev, store_rev(b.s));
+    has_key(&b, 1);
+    verify_file(&b);
+    box_fini(&b);
+    fault_stop(&f);
+}

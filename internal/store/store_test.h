@@ -37,6 +37,7 @@ struct fault {
     long countdown; /* operations until the fault; < 0: never */
     int code;       /* what the fault answers */
     bool sticky, dead, syncs_only, tripped;
+    bool syncs_drop; /* a sync that fails loses for good what it should have written, as on Linux */
 };
 void fault_start(struct fault *f);
 void fault_stop(struct fault *f);

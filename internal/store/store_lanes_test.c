@@ -1,0 +1,87 @@
+/* Jobs and lanes in an order that the scheduler would rarely choose. */
+#include "internal/store/store_test.h"
+
+#include "internal/base/rand.h"
+#include "internal/lin/fault.h"
+#include "internal/lin/fault_lanes.h"
+#include "internal/t/t.h"
+
+#include <stdlib.h>
+
+struct answer {
+    bool done;
+    int rc;
+};
+static void on_range(void *ctx, int rc, const struct store_range_res *r, const struct err *e) {
+    (void)r;
+    (void)e;
+    *(struct answer *)ctx = (struct answer){true, rc};
+}
+
+static void wait_for(struct box *b, const struct answer *a) {
+    struct err e = ERR_INIT;
+    while (!a->done) {
+        ASSERT_OK(loop_step(b->l, NS_PER_S, &e), &e);
+    }
+}
+
+static void ranges(struct box *b, size_t max_bytes, struct answer *a) {
+    struct store_range_req q = {.key = SPAN_LIT("k")};
+    struct err e = ERR_INIT;
+    *a = (struct answer){false, 0};
+    ASSERT_OK(store_range_async(b->s, &q, max_bytes, on_range, a, &e), &e);
+}
+
+/* A read whose revision was compacted meanwhile goes to its lane again. What comes of it is the lane's to say: the result
+ * of handing it over was written over it, and an answer that was too large became an empty one. */
+TEST(store, read_that_goes_again_is_the_lanes) {
+    struct box b = {0};
+    struct err e = ERR_INIT;
+    struct answer a;
+    AUTO_FREE char *large = str_fmt("%05000d", 7);
+    box_open(&b);
+    ASSERT_OK(box_put(&b, "k", large, 0, &e), &e);
+    fault_lanes.hold[LANE_DB_READ] = true;
+    ranges(&b, 100, &a);
+    ASSERT_OK(box_put(&b, "k", large, 0, &e), &e);
+    ASSERT_OK(box_compact(&b, store_rev(b.s), &e), &e);
+    ASSERT(!a.done);
+    fault_lanes.first = FAULT_ALWAYS;
+    fault_lanes.hold[LANE_DB_READ] = false;
+    wait_for(&b, &a);
+    fault_lanes.first = 0;
+    ASSERT_EQ(-ERR_LIMIT, a.rc);
+    ranges(&b, 0, &a);
+    wait_for(&b, &a);
+    ASSERT_EQ(0, a.rc);
+    box_fini(&b);
+}
+
+/* A checkpoint that met a reader waited for a timer of two seconds, in which the WAL grew as large as it could. */
+TEST(store, checkpoint_comes_back_after_a_reader) {
+    struct box b = {0};
+    struct err e = ERR_INIT;
+    struct db reader = {0};
+    box_open(&b);
+    fault_lanes.first = FAULT_ALWAYS; /* each pass ends before the next put */
+    ASSERT_OK(box_put(&b, "k", "v", 0, &e), &e);
+    struct db_opts o = {store_vfs_name(b.s->vfs), b.s->path, false, 64 * 1024};
+    ASSERT_OK(db_open(&reader, &o, &e), &e);
+    ASSERT_OK(db_exec(&reader, "BEGIN", &e), &e);
+    ASSERT_OK(db_exec(&reader, "SELECT count(*) FROM cur", &e), &e);
+    b.s->wal.soft = 8;
+    for (int i = 0; i < 500 && !b.s->wal.stuck; i++) {
+        ASSERT_OK(box_put(&b, "k", "v", 0, &e), &e);
+    }
+    ASSERT(b.s->wal.stuck);
+    ASSERT_OK(db_exec(&reader, "COMMIT", &e), &e);
+    uint64_t stuck_at = b.s->wal.frames;
+    for (int i = 0; i < 400 && b.s->wal.frames >= stuck_at; i++) {
+        loop_timer_stop(&b.s->idle_timer); /* the puts alone bring it back */
+        ASSERT_OK(box_put(&b, "k", "v", 0, &e), &e);
+    }
+    ASSERT(b.s->wal.frames < stuck_at); /* it began anew */
+    fault_lanes.first = 0;
+    db_close(&reader);
+    box_fini(&b);
+}

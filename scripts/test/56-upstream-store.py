@@ -21,7 +21,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "lib")]
 import upstream_lab as lab  # noqa: E402
 from store_lib import Tap  # noqa: E402
-from upstream_writers import Watcher, Writer, contents  # noqa: E402
+from upstream_writers import NO_ANSWER, Watcher, Writer, contents  # noqa: E402
 
 FULL = bool(os.environ.get("FULL"))
 SEED = int(os.environ.get("SEED", random.randrange(1 << 32)))
@@ -69,6 +69,13 @@ class Suite:
         self.api.post("/api/v1/namespaces", {"metadata": {"name": "t"}})
         lab.until("the namespace has its service account", 120,
                   lambda: self.api.get("/api/v1/namespaces/t/serviceaccounts/default")["secrets"])
+        self.node_ready()
+
+    def node_ready(self):
+        """Before the store is killed: a kubelet 1.20 that cannot make its CSINode in six tries, 23 s, ends itself."""
+        lab.until("the hollow node is ready", 120, lambda: "True" in [
+            c["status"] for n in self.api.get("/api/v1/nodes")["items"] for c in n["status"]["conditions"]
+            if c["type"] == "Ready"])
 
     def scale(self, replicas, wait=120):
         """Gives the deployment so many replicas and waits until they are ready."""
@@ -79,9 +86,7 @@ class Suite:
                       lambda: self.api.get(path)["status"].get("readyReplicas", 0) == replicas)
 
     def workloads(self):
-        lab.until("the hollow node is ready", 120, lambda: "True" in [
-            c["status"] for n in self.api.get("/api/v1/nodes")["items"] for c in n["status"]["conditions"]
-            if c["type"] == "Ready"])
+        self.node_ready()
         self.c.kubectl("-n", "t", "expose", "deployment", "web", "--port=80")
         self.scale(4)
         lab.until("four pods run and no other is left", 120, lambda: [
@@ -91,6 +96,29 @@ class Suite:
             "/api/v1/namespaces/t/endpoints/web")["subsets"][0]["addresses"]) == 4)
         self.scale(2)
         lab.until("two pods are left", 120, lambda: len(self.api.get("/api/v1/namespaces/t/pods")["items"]) == 2)
+
+    def seen(self):
+        """Who is behind: the workload as the store has it and as the API server's cache does, and the last complaints."""
+        lines = []
+        for where in ("", "?resourceVersion=0"):
+            for path in ("/api/v1/nodes", *(f"/{p}/namespaces/t/{r}" for p, r in (
+                    ("apis/apps/v1", "deployments"), ("apis/apps/v1", "replicasets"), ("api/v1", "pods")))):
+                try:
+                    items = self.api.get(path + where)["items"]
+                except (*NO_ANSWER, lab.ApiError) as e:
+                    items = []
+                    lines.append(f"{path}{where}: {e}")
+                for o in items:
+                    st, meta = o["status"], o["metadata"]
+                    lines.append(" ".join(map(str, (
+                        "cache" if where else "store", meta["name"], meta["resourceVersion"], o["spec"].get("replicas", ""),
+                        st.get("readyReplicas", ""), st.get("phase", ""), o["spec"].get("nodeName", ""),
+                        meta.get("deletionTimestamp", ""),
+                        [c["type"] + "=" + c["status"] for c in st.get("conditions", [])]))))
+        for p in self.c.procs.values():
+            bad = [line for line in p.tail(2000).splitlines() if re.match(r"[EF]\d{4} |.*lvl=(warn|error)", line)]
+            lines += [f"{p.name}{'' if p.alive() else ' (ended)'}: {line[:200]}" for line in bad[-3:]]
+        return "\n".join(lines)
 
     def node_lease(self):
         path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/hollow-1"
@@ -331,8 +359,14 @@ def run_all(tap, kind):
     suite = Suite(kind)
 
     def test(name, fn, *args):
+        def attempt():
+            try:
+                fn(*args)
+            except AssertionError as e:
+                raise AssertionError(f"{e}\n{suite.seen()}") from e
+
         began = time.monotonic()
-        tap.run(f"{kind}: {name}", lambda: fn(*args))
+        tap.run(f"{kind}: {name}", attempt)
         note(f"{time.monotonic() - began:.0f} s")
 
     try:

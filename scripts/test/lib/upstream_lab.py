@@ -41,8 +41,16 @@ def enter(limit=None):
     for sig in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(sig, lambda *_: sys.exit(1))
     signal.alarm(limit or 0)
-    for command in ("link set lo up", f"addr add {HOST_ADDRESS}/32 dev lo", "route add default dev lo"):
+    # The unreachable ones are a cloud's metadata, for which the kubelet would wait.
+    for command in ("link set lo up", f"addr add {HOST_ADDRESS}/32 dev lo", "route add default dev lo",
+                    "route add unreachable 169.254.0.0/16"):
         subprocess.run(["ip", *command.split()], check=True)
+    # Names are answered or refused at once: a kubelet asks for its own whenever it tells its status.
+    for path, text in (("/etc/hosts", f"127.0.0.1 localhost\n{HOST_ADDRESS} hollow-1\n"), ("/etc/resolv.conf", "")):
+        with tempfile.NamedTemporaryFile("w", suffix=os.path.basename(path)) as f:
+            f.write(text)
+            f.flush()
+            subprocess.run(["mount", "--bind", f.name, path], check=True)
 
 
 def until(what, limit, fn):

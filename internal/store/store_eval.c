@@ -1,4 +1,4 @@
-/* Reading keys as of a revision: points, intervals, sorting and limits, on either connection. */
+/* Reading keys as of a revision: points and intervals, on either connection. */
 #include "internal/store/store_int.h"
 
 #include <stdlib.h>
@@ -51,9 +51,11 @@ static int back_to(const struct view *v, struct span key, struct span past, stru
     return r->ver > 0;
 }
 
-static struct row row_of(sqlite3_stmt *st, int from) {
-    return (struct row){sqlite3_column_int64(st, from), sqlite3_column_int64(st, from + 1),
-                        sqlite3_column_int64(st, from + 2), sqlite3_column_int64(st, from + 3), 0};
+int view_row(const struct view *v, sqlite3_stmt *st, struct row *ret, struct err *e) {
+    *ret = (struct row){sqlite3_column_int64(st, 1), sqlite3_column_int64(st, 2),
+                        sqlite3_column_int64(st, 3), sqlite3_column_int64(st, 4), 0};
+    return id_rev(ret->id) > v->at ? back_to(v, db_col_span(st, 0), db_col_span(st, 5), ret, e)
+                                   : ret->ver > 0;
 }
 
 static int find(const struct view *v, struct span key, struct row *ret, struct past *ret_past,
@@ -66,15 +68,14 @@ static int find(const struct view *v, struct span key, struct row *ret, struct p
     db_bind_span(st, 1, key);
     int rc = sqlite3_step(st), out = 0;
     if (rc == SQLITE_ROW) {
-        *ret = row_of(st, 0);
         if (ret_past) {
-            struct span p = db_col_span(st, 4);
+            struct span p = db_col_span(st, 5);
             ret_past->n = (uint8_t)(p.n < PAST_MAX ? p.n : PAST_MAX);
             if (p.n) {
                 memcpy(ret_past->b, p.p, ret_past->n);
             }
         }
-        out = id_rev(ret->id) > v->at ? back_to(v, key, db_col_span(st, 4), ret, e) : ret->ver > 0;
+        out = view_row(v, st, ret, e);
     } else if (rc != SQLITE_DONE) {
         out = db_fail(v->d, rc, "looking up a key", e);
     }
@@ -91,9 +92,9 @@ int view_last(const struct view *v, struct span key, int64_t *ret_id, struct err
     int rc = sqlite3_step(st), out = 0;
     *ret_id = 0;
     if (rc == SQLITE_ROW) {
-        *ret_id = sqlite3_column_int64(st, 0);
+        *ret_id = sqlite3_column_int64(st, 1);
         if (id_rev(*ret_id) > v->at) {
-            out = past_find(v, key, db_col_span(st, 4), ret_id, e);
+            out = past_find(v, key, db_col_span(st, 5), ret_id, e);
             *ret_id = out > 0 ? *ret_id : 0;
         }
     } else if (rc != SQLITE_DONE) {
@@ -111,6 +112,19 @@ int view_present(const struct view *v, struct span key, struct present *ret, str
     return find(v, key, &ret->now, &ret->past, e);
 }
 
+sqlite3_stmt *view_rows(const struct view *v, enum stmt_id range, enum stmt_id from,
+                        struct span key, struct span end, struct err *e) {
+    bool open_end = end.n == 1 && end.p[0] == 0;
+    sqlite3_stmt *st = db_stmt(v->d, open_end ? from : range, e);
+    if (st) { /* etcd's "\0" as a start means the first key */
+        db_bind_span(st, 1, key.n == 1 && key.p[0] == 0 && open_end ? SPAN_EMPTY : key);
+    }
+    if (st && end.n && !open_end) {
+        db_bind_span(st, 2, end);
+    }
+    return st;
+}
+
 int view_each(const struct view *v, struct span key, struct span end, view_row_cb *cb, void *ctx,
               struct err *e) {
     struct row r;
@@ -121,15 +135,9 @@ int view_each(const struct view *v, struct span key, struct span end, view_row_c
         }
         return rc < 0 ? rc : 0;
     }
-    bool open_end = end.n == 1 && end.p[0] == 0;
-    sqlite3_stmt *st = db_stmt(v->d, open_end ? ST_CUR_FROM : ST_CUR_RANGE, e);
+    sqlite3_stmt *st = view_rows(v, ST_CUR_RANGE, ST_CUR_FROM, key, end, e);
     if (!st) {
         return failed(e);
-    }
-    /* etcd's "\0" as a start means the first key */
-    db_bind_span(st, 1, key.n == 1 && key.p[0] == 0 && open_end ? SPAN_EMPTY : key);
-    if (!open_end) {
-        db_bind_span(st, 2, end);
     }
     int out = 0;
     for (;;) {
@@ -138,9 +146,7 @@ int view_each(const struct view *v, struct span key, struct span end, view_row_c
             out = rc == SQLITE_DONE ? 0 : db_fail(v->d, rc, "reading a range of keys", e);
             break;
         }
-        r = row_of(st, 1);
-        out = id_rev(r.id) > v->at ? back_to(v, db_col_span(st, 0), db_col_span(st, 5), &r, e)
-                                   : r.ver > 0;
+        out = view_row(v, st, &r, e);
         if (out > 0) {
             out = cb(ctx, db_col_span(st, 0), &r);
         }
@@ -204,185 +210,6 @@ int view_log(const struct view *v, int64_t id, struct arena *a, struct store_kv 
     }
     sqlite3_reset(st);
     return out;
-}
-
-/* ---- ranges ---- */
-
-struct item {
-    struct span key, value;
-    struct row r;
-    bool loaded;
-};
-
-struct collect {
-    const struct view *v;
-    const struct store_range_req *q;
-    struct arena *a;
-    struct item *items;
-    size_t n, cap;
-    uint64_t fetch; /* rows to keep; beyond that only counting */
-    int64_t count;
-    bool stop_at_fetch;
-    struct err *e;
-};
-
-static bool pruned(const struct store_range_req *q, const struct row *r) {
-    int64_t mod = id_rev(r->id);
-    return (q->max_mod && mod > q->max_mod) || (q->min_mod && mod < q->min_mod) ||
-           (q->max_create && r->crev > q->max_create) || (q->min_create && r->crev < q->min_create);
-}
-
-static int collect_row(void *ctx, struct span key, const struct row *r) {
-    struct collect *c = ctx;
-    c->count++;
-    if (c->q->count_only) {
-        return 0;
-    }
-    if (c->n >= c->fetch) {
-        return c->stop_at_fetch ? 1 : 0;
-    }
-    if (pruned(c->q, r)) {
-        return 0;
-    }
-    if (c->n == c->cap) {
-        size_t cap = c->cap ? c->cap * 2 : 8;
-        struct item *p = mem_array(c->items, cap, sizeof(struct item), (size_t)1 << 32);
-        if (!p) {
-            return err_set(c->e, ERR_NOMEM, "range of %zu keys", c->n);
-        }
-        c->items = p;
-        c->cap = cap;
-    }
-    struct span k = arena_copy(c->a, key);
-    if (!k.p) {
-        return err_pub(c->e, ERR_LIMIT, STORE_E_TOO_LARGE);
-    }
-    c->items[c->n++] = (struct item){.key = k, .r = *r};
-    return 0;
-}
-
-static int cmp_i64(int64_t a, int64_t b) {
-    return a < b ? -1 : a > b;
-}
-
-static int item_cmp(const void *pa, const void *pb, void *ctx) {
-    const struct item *a = pa, *b = pb;
-    const struct store_range_req *q = ctx;
-    int c = 0;
-    switch (q->by) {
-    case STORE_BY_KEY: break;
-    case STORE_BY_VERSION: c = cmp_i64(a->r.ver, b->r.ver); break;
-    case STORE_BY_CREATE: c = cmp_i64(a->r.crev, b->r.crev); break;
-    case STORE_BY_MOD: c = cmp_i64(id_rev(a->r.id), id_rev(b->r.id)); break;
-    case STORE_BY_VALUE: c = span_cmp(a->value, b->value); break;
-    }
-    if (!c) { /* equal ones keep the order of their keys, in both directions */
-        int keys = span_cmp(a->key, b->key);
-        return q->by == STORE_BY_KEY && q->order == STORE_SORT_DESCEND ? -keys : keys;
-    }
-    return q->order == STORE_SORT_DESCEND ? -c : c;
-}
-
-static int range_form(const struct view *v, const struct store_range_req *q, struct err *e) {
-    if (!q->key.n) {
-        return err_pub(e, ERR_INVALID, STORE_E_EMPTY_KEY);
-    }
-    if (q->rev > v->rev) {
-        return err_pub(e, ERR_GONE, STORE_E_FUTURE);
-    }
-    if (q->rev > 0 && q->rev < v->compact_rev) {
-        return err_pub(e, ERR_GONE, STORE_E_COMPACTED);
-    }
-    return 0;
-}
-
-static int item_by_id(const void *pa, const void *pb) {
-    const struct item *a = *(struct item *const *)pa, *b = *(struct item *const *)pb;
-    return cmp_i64(a->r.id, b->r.id);
-}
-
-/* In the order of the log: keys next to each other were seldom written next to each other. */
-static int load_values(struct collect *c, const struct view *at, size_t n) {
-    struct item **v = mem_array(NULL, n + 1, sizeof(*v), (size_t)1 << 32);
-    bool sorted = true;
-    int rc = v ? 0 : err_set(c->e, ERR_NOMEM, "range of %zu keys", n);
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        v[i] = &c->items[i];
-        sorted = sorted && (i == 0 || v[i - 1]->r.id < v[i]->r.id);
-    }
-    if (rc == 0 && !sorted) {
-        qsort(v, n, sizeof(*v), item_by_id);
-    }
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        if (!v[i]->loaded) {
-            rc = view_value(at, v[i]->r.id, c->a, &v[i]->value, c->e);
-            v[i]->loaded = true;
-        }
-    }
-    free(v);
-    return rc;
-}
-
-/* Sorts, cuts at the limit and loads what is left. */
-static int finish(struct collect *c, const struct view *at, struct store_range_res *ret) {
-    struct store_range_req q = *c->q;
-    if (q.by != STORE_BY_KEY && q.order == STORE_SORT_NONE) {
-        q.order = STORE_SORT_ASCEND;
-    }
-    int rc = q.by == STORE_BY_VALUE ? load_values(c, at, c->n) : 0;
-    if (rc < 0) {
-        return rc;
-    }
-    if (c->n > 1 && (q.by != STORE_BY_KEY || q.order == STORE_SORT_DESCEND)) {
-        qsort_r(c->items, c->n, sizeof(struct item), item_cmp, &q);
-    }
-    size_t n = c->n;
-    bool more = false;
-    if (q.limit > 0 && (uint64_t)n > (uint64_t)q.limit) {
-        n = (size_t)q.limit;
-        more = true;
-    }
-    struct store_kv *kvs = n ? arena_alloc(c->a, n * sizeof(struct store_kv)) : NULL;
-    if (n && !kvs) {
-        return err_pub(c->e, ERR_LIMIT, STORE_E_TOO_LARGE);
-    }
-    if (!q.keys_only && (rc = load_values(c, at, n)) < 0) {
-        return rc;
-    }
-    for (size_t i = 0; i < n; i++) {
-        struct item *it = &c->items[i];
-        kvs[i] = (struct store_kv){it->key,    q.keys_only ? SPAN_EMPTY : it->value,
-                                   it->r.crev, id_rev(it->r.id),
-                                   it->r.ver,  it->r.lease};
-    }
-    *ret = (struct store_range_res){kvs, n, c->count, more, at->rev};
-    return 0;
-}
-
-int view_range(const struct view *v, const struct store_range_req *q, struct arena *a,
-               struct store_range_res *ret, struct err *e) {
-    int rc = range_form(v, q, e);
-    if (rc < 0) {
-        return rc;
-    }
-    struct view at = *v;
-    if (q->rev > 0) {
-        at.at = q->rev;
-    }
-    /* As etcd: without an order but with something to sort by, what the limit lets through is sorted. */
-    bool plain = q->order == STORE_SORT_NONE && !q->min_mod && !q->max_mod && !q->min_create &&
-                 !q->max_create;
-    struct collect c = {.v = &at, .q = q, .a = a, .e = e, .fetch = UINT64_MAX};
-    if (plain && q->limit > 0) {
-        c.fetch = (uint64_t)q->limit + 1; /* one more tells whether there is more */
-        c.stop_at_fetch = q->no_count;
-    }
-    rc = view_each(&at, q->key, q->end, collect_row, &c, e);
-    if (rc == 0) {
-        rc = finish(&c, &at, ret);
-    }
-    free(c.items);
-    return rc;
 }
 
 struct lease_keys {

@@ -34,20 +34,33 @@ enum {
 };
 #define LEASE_TTL_MAX 9000000000ll
 
+/* A key as it is now; and with it its row in the log, where it is not deleted. */
+#define STORE_ROW "c.key, c.id, c.crev, c.ver, c.lease, c.past"
+#define STORE_READ "FROM cur c LEFT JOIN log l ON l.id = c.id AND c.ver > 0 "
+
 #define STORE_STATEMENTS(X)                                                                   \
     X(BEGIN, "BEGIN IMMEDIATE")                                                               \
     X(BEGIN_READ, "BEGIN")                                                                    \
     X(COMMIT, "COMMIT")                                                                       \
     X(ROLLBACK, "ROLLBACK")                                                                   \
-    X(CUR_GET, "SELECT id, crev, ver, lease, past FROM cur WHERE key = ?1") \
+    X(CUR_GET, "SELECT " STORE_ROW " FROM cur c WHERE c.key = ?1")                            \
     X(CUR_ADD, "INSERT INTO cur(key, id, crev, ver, lease, past) VALUES(?1, ?2, ?3, ?4, ?5, ?6)") \
     X(CUR_SET, "UPDATE cur SET id = ?2, crev = ?3, ver = ?4, lease = ?5, past = ?6 WHERE key = ?1") \
     X(CUR_NEXT, "UPDATE cur SET id = ?2, crev = ?3, ver = ?4, past = ?6 WHERE key = ?1") \
     X(CUR_TRIM, "UPDATE cur SET past = NULL WHERE key = ?1 AND id = ?2 AND past IS NOT NULL") \
     X(CUR_DEL, "DELETE FROM cur WHERE key = ?1 AND id = ?2")                                  \
-    X(CUR_RANGE, "SELECT key, id, crev, ver, lease, past FROM cur WHERE key >= ?1 AND key < ?2 "    \
-                 "ORDER BY key")                                                              \
-    X(CUR_FROM, "SELECT key, id, crev, ver, lease, past FROM cur WHERE key >= ?1 ORDER BY key")     \
+    X(CUR_RANGE, "SELECT " STORE_ROW " FROM cur c WHERE c.key >= ?1 AND c.key < ?2 ORDER BY c.key") \
+    X(CUR_FROM, "SELECT " STORE_ROW " FROM cur c WHERE c.key >= ?1 ORDER BY c.key")           \
+    X(READ_KEY, "SELECT " STORE_ROW ", l.val " STORE_READ "WHERE c.key = ?1")                 \
+    X(READ_RANGE, "SELECT " STORE_ROW ", l.val " STORE_READ "WHERE c.key >= ?1 AND c.key < ?2 " \
+                  "ORDER BY c.key")                                                           \
+    X(READ_FROM, "SELECT " STORE_ROW ", l.val " STORE_READ "WHERE c.key >= ?1 ORDER BY c.key") \
+    X(COUNT_RANGE, "SELECT count(*) FROM cur WHERE key >= ?1 AND key < ?2 AND ver > 0")       \
+    X(COUNT_FROM, "SELECT count(*) FROM cur WHERE key >= ?1 AND ver > 0")                     \
+    X(NEWER_RANGE, "SELECT " STORE_ROW " FROM cur c WHERE c.key >= ?1 AND c.key < ?2 "        \
+                   "AND c.id > ?3 ORDER BY c.key")                                            \
+    X(NEWER_FROM, "SELECT " STORE_ROW " FROM cur c WHERE c.key >= ?1 AND c.id > ?3 "          \
+                  "ORDER BY c.key")                                                           \
     X(CUR_LEASE, "SELECT key, id, ver FROM cur WHERE lease = ?1 AND lease <> 0 ORDER BY key") \
     X(LOG_ADD, "INSERT INTO log(id, key, crev, ver, lease, prev, val) "                       \
                "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                          \
@@ -139,6 +152,11 @@ NODISCARD int view_find(const struct view *v, struct span key, struct row *ret, 
 NODISCARD int view_last(const struct view *v, struct span key, int64_t *ret_id, struct err *e);
 /* The row of the log; 0: it is not there. */
 NODISCARD int view_head(const struct view *v, int64_t id, struct row *ret, struct err *e);
+/* store_range.c: gives every key of the answer to `each`, in its order; the spans live for the call, a negative return
+ * ends. *ret has no kvs. view_range: with copies of them in `a`. */
+typedef int view_kv_cb(void *ctx, const struct store_kv *kv);
+NODISCARD int view_read(const struct view *v, const struct store_range_req *q, view_kv_cb *each,
+                        void *ctx, struct store_range_res *ret, struct err *e);
 NODISCARD int view_range(const struct view *v, const struct store_range_req *q, struct arena *a,
                          struct store_range_res *ret, struct err *e);
 NODISCARD int view_value(const struct view *v, int64_t id, struct arena *a, struct span *ret,
@@ -149,6 +167,11 @@ NODISCARD int view_log(const struct view *v, int64_t id, struct arena *a, struct
 typedef int view_row_cb(void *ctx, struct span key, const struct row *r); /* 1: stop */
 NODISCARD int view_each(const struct view *v, struct span key, struct span end, view_row_cb *cb,
                         void *ctx, struct err *e);
+/* One of two statements that take an interval, with key and end bound. */
+sqlite3_stmt *view_rows(const struct view *v, enum stmt_id range, enum stmt_id from,
+                        struct span key, struct span end, struct err *e);
+/* The key that a statement of STORE_ROW stands on, as of the view. 1: it exists there, 0: it does not. */
+NODISCARD int view_row(const struct view *v, sqlite3_stmt *st, struct row *ret, struct err *e);
 NODISCARD int view_lease_keys(const struct view *v, int64_t lease, struct arena *a,
                               struct span **ret, size_t *ret_n, struct err *e);
 bool range_holds(struct span key, struct span end, struct span k);

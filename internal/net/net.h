@@ -43,7 +43,8 @@ struct net_queue {
 /* Bytes that several queues send without copies of their own. */
 struct net_blob {
     size_t refs, n;
-    uint8_t *p; /* malloc'ed */
+    uint8_t *p;                          /* malloc'ed */
+    void (*release)(struct net_blob *b); /* the last reference is gone; NULL: frees blob and memory */
 };
 struct net_blob *net_blob_new(void *own_p, size_t n); /* with one reference */
 struct net_blob *net_blob_ref(struct net_blob *b);

@@ -22,7 +22,12 @@ struct net_blob *net_blob_ref(struct net_blob *b) {
 }
 
 void net_blob_unref(struct net_blob *b) {
-    if (b && --b->refs == 0) {
+    if (!b || --b->refs) {
+        return;
+    }
+    if (b->release) {
+        b->release(b);
+    } else {
         free(b->p);
         free(b);
     }

@@ -128,6 +128,7 @@ static int open_all(struct store *s, const char *name, const char *base_vfs, str
 }
 
 static void free_all(struct store *s) {
+    loop_timer_stop(&s->lane_timer);
     task_fini(s);
     watch_fini(s);
     lease_fini(s);
@@ -177,6 +178,7 @@ int store_open_vfs(struct loop *l, int dirfd, const char *name, const struct sto
     s->o.max_txn_ops = s->o.max_txn_ops ? s->o.max_txn_ops : 128;
     s->o.max_request_bytes = s->o.max_request_bytes ? s->o.max_request_bytes : 1536 * 1024;
     s->o.cache_bytes = s->o.cache_bytes ? s->o.cache_bytes : 512 * 1024;
+    s->o.read_cache_bytes = s->o.read_cache_bytes ? s->o.read_cache_bytes : 8 << 20;
     s->o.recent_bytes = s->o.recent_bytes ? s->o.recent_bytes : 256 * 1024;
     struct list *lists[] = {&s->pending, &s->physical, &s->defrags, &s->synced,
                             &s->lagging, &s->recent,   &s->expired};
@@ -250,11 +252,15 @@ int store_get(struct store *s, struct span key, struct arena *a, struct store_kv
 
 /* ---- reading on the read lane ---- */
 
+#define LANE_REST_NS (2 * NS_PER_S)
+static void lane_keep(struct store *s);
+
 struct read_job {
     struct loop_work w;
     struct store *s;
     struct store_range_req q;
-    struct arena a;
+    struct arena a; /* for copies: without a reader */
+    const struct store_reader *to;
     struct store_range_res res;
     struct view v;
     store_range_done *done;
@@ -268,8 +274,16 @@ int store_lane_open(struct store *s, struct err *e) {
     if (s->rd_lane.h) {
         return 0;
     }
-    struct db_opts o = {store_vfs_name(s->vfs), s->path, false, s->o.cache_bytes};
+    struct db_opts o = {store_vfs_name(s->vfs), s->path, false, s->o.read_cache_bytes};
     return db_open(&s->rd_lane, &o, e);
+}
+
+static int read_to(struct read_job *j) {
+    if (!j->to) {
+        return view_range(&j->v, &j->q, &j->a, &j->res, &j->err);
+    }
+    j->to->begin(j->ctx, j->v.rev);
+    return view_read(&j->v, &j->q, j->to->each, j->ctx, &j->res, &j->err);
 }
 
 static void read_run(struct loop_work *w) {
@@ -277,10 +291,52 @@ static void read_run(struct loop_work *w) {
     j->rc = store_lane_open(j->s, &j->err);
     if (j->rc == 0 && (j->rc = db_run(&j->s->rd_lane, ST_BEGIN_READ, &j->err)) == 0) {
         j->v.d = &j->s->rd_lane;
-        j->rc = view_range(&j->v, &j->q, &j->a, &j->res, &j->err);
+        j->rc = read_to(j);
         struct err ignored = ERR_INIT;
         IGNORE_ERR(db_run(&j->s->rd_lane, ST_COMMIT, &ignored), "nothing was written");
+    }
+}
+
+struct release_job {
+    struct loop_work w;
+    struct store *s;
+};
+
+static void release_run(struct loop_work *w) {
+    struct release_job *j = CONTAINER_OF(w, struct release_job, w);
+    if (j->s->rd_lane.h) {
         sqlite3_db_release_memory(j->s->rd_lane.h);
+    }
+}
+static void release_done(struct loop_work *w) {
+    struct release_job *j = CONTAINER_OF(w, struct release_job, w);
+    j->s->reads_out--;
+    free(j);
+}
+
+/* The lane's cache stays from read to read and goes when nobody has read for a while. */
+static void lane_rest(struct loop_timer *tm) {
+    struct store *s = CONTAINER_OF(tm, struct store, lane_timer);
+    if (s->reads_seen != s->st.n_ranges || s->reads_out) {
+        lane_keep(s);
+        return;
+    }
+    struct err e = ERR_INIT;
+    struct release_job *j = new_zero(struct release_job);
+    j->w.run = release_run;
+    j->w.done = release_done;
+    j->s = s;
+    if (loop_work_submit(s->l, LANE_DB_READ, &j->w, &e) < 0) {
+        free(j);
+        return;
+    }
+    s->reads_out++;
+}
+
+static void lane_keep(struct store *s) {
+    s->reads_seen = s->st.n_ranges;
+    if (!loop_timer_active(&s->lane_timer) && !s->closing) {
+        loop_timer_start(s->l, &s->lane_timer, LANE_REST_NS, lane_rest, "store-lane");
     }
 }
 
@@ -311,13 +367,15 @@ static void read_done(struct loop_work *w) {
         }
     }
     s->reads_out--;
+    lane_keep(s);
     j->done(j->ctx, j->rc, j->rc < 0 ? NULL : &j->res, j->rc < 0 ? &j->err : NULL);
     read_free(j);
 }
 
-int engine_range_async(struct store *s, const struct store_range_req *q, size_t max_bytes,
-                       store_range_done *done, void *ctx, struct err *e) {
+static int read_start(struct store *s, const struct store_range_req *q, const struct read_job *job,
+                      struct err *e) {
     struct read_job *j = mem_zero_alloc(sizeof(*j) + q->key.n + q->end.n);
+    *j = *job;
     j->w.run = read_run;
     j->w.done = read_done;
     j->s = s;
@@ -330,10 +388,7 @@ int engine_range_async(struct store *s, const struct store_range_req *q, size_t 
     if (q->end.n) {
         memcpy(j->own + q->key.n, q->end.p, q->end.n);
     }
-    j->a = (struct arena)ARENA_INIT(max_bytes ? max_bytes : (size_t)1 << 31);
     j->v = store_view(s);
-    j->done = done;
-    j->ctx = ctx;
     int rc = loop_work_submit(s->l, LANE_DB_READ, &j->w, e);
     if (rc < 0) {
         read_free(j);
@@ -342,6 +397,28 @@ int engine_range_async(struct store *s, const struct store_range_req *q, size_t 
     s->reads_out++;
     s->st.n_ranges++;
     return 0;
+}
+
+int engine_range_async(struct store *s, const struct store_range_req *q, size_t max_bytes,
+                       store_range_done *done, void *ctx, struct err *e) {
+    const struct read_job j = {
+        .a = ARENA_INIT(max_bytes ? max_bytes : (size_t)1 << 31), .done = done, .ctx = ctx};
+    return read_start(s, q, &j, e);
+}
+
+int store_read(struct store *s, const struct store_range_req *q, const struct store_reader *to,
+               void *ctx, struct err *e) {
+    const struct read_job j = {.to = to, .done = to->done, .ctx = ctx};
+    return read_start(s, q, &j, e);
+}
+
+int store_read_now(struct store *s, const struct store_range_req *q, const struct store_reader *to,
+                   void *ctx, struct store_range_res *ret, struct err *e) {
+    struct err local = ERR_INIT;
+    struct view v = store_view(s);
+    s->st.n_ranges++;
+    to->begin(ctx, v.rev);
+    return view_read(&v, q, to->each, ctx, ret, e ? e : &local);
 }
 
 void engine_stat(struct store *s, struct store_stat *ret) {

@@ -19,6 +19,7 @@ struct store_opts {
     uint32_t max_txn_ops;       /* 0: 128 */
     uint32_t max_request_bytes; /* 0: 1.5 MiB */
     uint32_t cache_bytes;       /* 0: 512 KiB page cache for each connection, released when idle */
+    uint32_t read_cache_bytes;  /* 0: 8 MiB at most while large ranges are read, released two seconds behind the last */
     uint32_t recent_bytes;      /* 0: 256 KiB of recent events kept for watches that lag */
     uint32_t lease_checkpoint_s; /* 0: after a restart a lease has its whole time; else what was left is kept so often */
     bool keep_prev;             /* events carry previous values even when no watch asks */
@@ -36,6 +37,19 @@ NODISCARD int store_range(struct store *s, const struct store_range_req *q, stru
 /* The one key, current revision. -ERR_NOT_FOUND (without text) when it does not exist. */
 NODISCARD int store_get(struct store *s, struct span key, struct arena *a, struct store_kv *ret,
                         struct err *e);
+
+/* A range given key by key from where it is stored, so that an answer is made with one copy. */
+struct store_reader {
+    void (*begin)(void *ctx, int64_t rev); /* header revision; called again, what was given before is void */
+    int (*each)(void *ctx, const struct store_kv *kv); /* spans live for the call; a negative return ends with it */
+    store_range_done *done;                            /* r->kvs is NULL, r->n the number of those given */
+};
+/* begin and each are called on LANE_DB_READ, done then on the loop. The request is copied. */
+NODISCARD int store_read(struct store *s, const struct store_range_req *q, const struct store_reader *to, void *ctx,
+                         struct err *e);
+/* On the loop's thread and at once: for points and small ranges. done is not called. */
+NODISCARD int store_read_now(struct store *s, const struct store_range_req *q, const struct store_reader *to, void *ctx,
+                             struct store_range_res *ret, struct err *e);
 
 /* ---- writing ---- */
 

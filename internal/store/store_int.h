@@ -389,6 +389,8 @@ struct store {
     struct list physical; /* waiters for the sweep */
     struct list defrags;
     size_t reads_out;
+    uint64_t reads_seen;           /* when the lane's rest was last put off */
+    struct loop_timer lane_timer;
     size_t pins; /* readers of the whole log, in many transactions: nothing is swept meanwhile */
     /* watches */
     struct list synced, lagging;

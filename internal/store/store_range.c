@@ -82,7 +82,9 @@ struct reading {
 static int give(struct reading *g, struct span key, struct span value, const struct row *r) {
     struct store_kv kv = {key, value, r->crev, id_rev(r->id), r->ver, r->lease};
     g->res.n++;
-    return g->each(g->ctx, &kv);
+    int rc = g->each(g->ctx, &kv);
+    return rc < 0 && !g->e->code ? err_set(g->e, (enum err_code) - rc, "the answer ended early")
+                                 : rc;
 }
 
 /* The value is somewhere in the log. */
@@ -96,10 +98,11 @@ static int give_of(struct reading *g, struct span key, const struct row *r) {
     }
     sqlite3_bind_int64(st, 1, r->id);
     int rc = sqlite3_step(st);
-    int out = rc == SQLITE_ROW    ? give(g, key, db_col_span(st, 0), r)
-              : rc == SQLITE_DONE ? err_set(g->e, ERR_CORRUPT, "revision %lld is missing in the log",
-                                            (long long)id_rev(r->id))
-                                  : db_fail(g->v.d, rc, "reading a value", g->e);
+    int out = rc == SQLITE_ROW ? give(g, key, db_col_span(st, 0), r)
+              : rc == SQLITE_DONE
+                  ? err_set(g->e, ERR_CORRUPT, "revision %lld is missing in the log",
+                            (long long)id_rev(r->id))
+                  : db_fail(g->v.d, rc, "reading a value", g->e);
     sqlite3_reset(st);
     return out;
 }
@@ -115,10 +118,10 @@ static int give_row(struct reading *g, sqlite3_stmt *st, const struct row *r) {
 
 static int read_keys(struct reading *g) {
     const struct store_range_req *q = g->q;
-    sqlite3_stmt *st =
-        !q->end.n      ? view_rows(&g->v, ST_READ_KEY, ST_READ_KEY, q->key, q->end, g->e)
-        : q->keys_only ? view_rows(&g->v, ST_CUR_RANGE, ST_CUR_FROM, q->key, q->end, g->e)
-                       : view_rows(&g->v, ST_READ_RANGE, ST_READ_FROM, q->key, q->end, g->e);
+    sqlite3_stmt *st = !q->end.n ? view_rows(&g->v, ST_READ_KEY, ST_READ_KEY, q->key, q->end, g->e)
+                       : q->keys_only
+                           ? view_rows(&g->v, ST_CUR_RANGE, ST_CUR_FROM, q->key, q->end, g->e)
+                           : view_rows(&g->v, ST_READ_RANGE, ST_READ_FROM, q->key, q->end, g->e);
     if (!st) {
         return failed(g->e);
     }
@@ -234,9 +237,8 @@ static int give_items(struct collect *c) {
     int rc = 0;
     for (size_t i = 0; i < n && rc >= 0; i++) {
         const struct item *it = &c->items[i];
-        rc = q.by == STORE_BY_VALUE
-                 ? give(g, it->key, q.keys_only ? SPAN_EMPTY : it->value, &it->r)
-                 : give_of(g, it->key, &it->r);
+        rc = q.by == STORE_BY_VALUE ? give(g, it->key, q.keys_only ? SPAN_EMPTY : it->value, &it->r)
+                                    : give_of(g, it->key, &it->r);
     }
     return rc;
 }

@@ -57,23 +57,53 @@ static uint8_t *put_bytes(uint8_t *p, uint8_t no, struct span s) {
     return p;
 }
 
-/* Most bytes that leave a store are made here: the room is asked for once. */
-void enc_kv(struct buf *b, uint32_t no, const struct store_kv *kv) {
-    size_t n = bytes_len(kv->key) + i64_len(kv->create_rev) + i64_len(kv->mod_rev) +
-               i64_len(kv->version) + bytes_len(kv->value) + i64_len(kv->lease);
-    buf_varint(b, (uint64_t)no << 3 | WIRE_BYTES);
-    buf_varint(b, n);
-    uint8_t *p = buf_room(b, n);
-    if (!p) {
-        return; /* the buffer remembers */
-    }
+static size_t kv_len(const struct store_kv *kv) {
+    return bytes_len(kv->key) + i64_len(kv->create_rev) + i64_len(kv->mod_rev) +
+           i64_len(kv->version) + bytes_len(kv->value) + i64_len(kv->lease);
+}
+static uint8_t *put_kv_front(uint8_t *p, uint8_t no, const struct store_kv *kv, size_t n) {
+    *p++ = (uint8_t)(no << 3 | WIRE_BYTES);
+    p = put_varint(p, n);
     p = put_bytes(p, 1, kv->key);
     p = put_i64(p, 2, kv->create_rev);
     p = put_i64(p, 3, kv->mod_rev);
-    p = put_i64(p, 4, kv->version);
+    return put_i64(p, 4, kv->version);
+}
+
+size_t enc_kv_len(const struct store_kv *kv) {
+    size_t n = kv_len(kv);
+    return 1 + wire_varint_len(n) + n;
+}
+
+uint8_t *enc_kv_to(uint8_t *p, uint8_t no, const struct store_kv *kv) {
+    p = put_kv_front(p, no, kv, kv_len(kv));
     p = put_bytes(p, 5, kv->value);
-    put_i64(p, 6, kv->lease);
-    buf_added(b, n);
+    return put_i64(p, 6, kv->lease);
+}
+
+/* Most bytes that leave a store are made here: the room is asked for once. */
+void enc_kv(struct buf *b, uint8_t no, const struct store_kv *kv) {
+    size_t n = enc_kv_len(kv);
+    uint8_t *p = buf_room(b, n);
+    if (p) { /* else the buffer remembers */
+        enc_kv_to(p, no, kv);
+        buf_added(b, n);
+    }
+}
+
+/* Without the value's bytes and what is behind them. */
+void enc_kv_front(struct buf *b, uint8_t no, const struct store_kv *kv) {
+    size_t n = kv_len(kv), all = 1 + wire_varint_len(n) + n, value = kv->value.n;
+    uint8_t *p = buf_room(b, all - value);
+    if (!p) {
+        return;
+    }
+    uint8_t *end = put_kv_front(p, no, kv, n);
+    if (value) {
+        *end++ = 5 << 3 | WIRE_BYTES;
+        end = put_varint(end, value);
+    }
+    buf_added(b, (size_t)(end - p));
 }
 
 /* ---- requests ---- */
@@ -260,14 +290,18 @@ int dec_txn(struct span m, struct store_txn *t, struct store_body *b, unsigned d
 
 /* ---- responses ---- */
 
+void enc_range_end(struct buf *b, const struct store_range_res *r) {
+    wire_bool(b, 3, r->more);
+    wire_i64(b, 4, r->count);
+}
+
 void enc_range(struct buf *b, const struct storesrv *v, const struct store_range_res *r,
                bool inner) {
     inner_header(b, v, r->rev, inner);
     for (size_t i = 0; i < r->n; i++) {
         enc_kv(b, 2, &r->kvs[i]);
     }
-    wire_bool(b, 3, r->more);
-    wire_i64(b, 4, r->count);
+    enc_range_end(b, r);
 }
 
 void enc_put(struct buf *b, const struct storesrv *v, const struct store_op *op, int64_t rev,

@@ -48,6 +48,8 @@ struct storesrv {
     struct list rpcs;
     size_t n_rpcs, n_streams;
     struct buf spare; /* of rpc_buf, while no answer is being made */
+    struct chunks *chunks;   /* for the answers of ranges */
+    struct list answers;     /* those being made on the read lane */
     struct shared shared[2]; /* without and with previous values */
     struct loop_hook shared_hook;
     struct auth *auth;
@@ -96,7 +98,9 @@ bool rpc_open(const struct rpc *c); /* an answer can still be sent */
 struct buf
 rpc_buf(struct rpc *c); /* starts a frame: append the message, then rpc_send or rpc_reply */
 void rpc_send(struct rpc *c, struct buf *own_b);  /* one message of a stream */
-void rpc_send_blob(struct rpc *c, struct buf *own_b, struct net_blob *rest); /* own_b and rest */
+/* One message: own_b, then n blobs. */
+void rpc_send_blobs(struct rpc *c, struct buf *own_b, struct net_blob *const *rest, size_t n);
+void rpc_drop(struct rpc *c, struct buf *own_b); /* made, but not wanted */
 void rpc_reply(struct rpc *c, struct buf *own_b); /* the one message and status OK */
 void rpc_fail(struct rpc *c, const struct err *e);
 void rpc_status(struct rpc *c, unsigned status, const char *text);
@@ -107,15 +111,26 @@ struct rpc *rpc_new(const struct face *f, struct http_req *r, const struct metho
 const struct method *srv_method(struct span path);
 const struct method *srv_method_at(size_t i); /* NULL: behind the last */
 
+/* ---- srv_answer.c: the answers of ranges ---- */
+struct chunks *chunks_new(struct loop *l);
+void chunks_free(struct chunks *own_p); /* those that are still being sent may come back later */
+/* Reads q and replies. The caller has checked that c may. */
+void answer_range(struct rpc *c, const struct store_range_req *q);
+
 /* ---- srv_codec.c ---- */
 void enc_header(struct buf *b, uint32_t no, const struct storesrv *v, int64_t rev);
-void enc_kv(struct buf *b, uint32_t no, const struct store_kv *kv);
+void enc_kv(struct buf *b, uint8_t no, const struct store_kv *kv);
+size_t enc_kv_len(const struct store_kv *kv);
+uint8_t *enc_kv_to(uint8_t *p, uint8_t no, const struct store_kv *kv); /* so many bytes; gives their end */
+/* The same in three pieces, for places that are too small: the value is the second, its lease the third. */
+void enc_kv_front(struct buf *b, uint8_t no, const struct store_kv *kv);
 NODISCARD int dec_range(struct span m, struct store_range_req *q, bool *ret_serializable,
                         struct err *e);
 NODISCARD int dec_put(struct span m, struct store_put *p, struct err *e);
 NODISCARD int dec_delete(struct span m, struct store_del *d, struct err *e);
 NODISCARD int dec_txn(struct span m, struct store_txn *t, struct store_body *b, unsigned depth,
                       struct err *e);
+void enc_range_end(struct buf *b, const struct store_range_res *r); /* behind the keys */
 void enc_range(struct buf *b, const struct storesrv *v, const struct store_range_res *r,
                bool inner);
 void enc_put(struct buf *b, const struct storesrv *v, const struct store_op *op, int64_t rev,

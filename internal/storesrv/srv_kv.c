@@ -5,27 +5,6 @@
 
 /* A call that waits for the store holds a reference: the client may be gone when the answer comes. */
 
-static void send_range(struct rpc *c, const struct store_range_res *r) {
-    if (c->ns) {
-        ns_range_out(c->ns, r);
-    }
-    struct buf b = rpc_buf(c);
-    enc_range(&b, c->v, r, false);
-    rpc_reply(c, &b);
-}
-
-static void range_done(void *ctx, int rc, const struct store_range_res *r, const struct err *e) {
-    struct rpc *c = ctx;
-    if (rpc_open(c)) {
-        if (rc < 0) {
-            rpc_fail(c, e);
-        } else {
-            send_range(c, r);
-        }
-    }
-    rpc_unref(c);
-}
-
 void kv_range(struct rpc *c, struct span m) {
     struct err e = ERR_INIT;
     struct store_range_req q;
@@ -38,21 +17,7 @@ void kv_range(struct rpc *c, struct span m) {
         rpc_fail(c, &e);
         return;
     }
-    if (!q.end.n) { /* one key: here and now; what may be long is read on the store's read lane */
-        struct store_range_res r;
-        struct arena a = ARENA_INIT((size_t)64 << 20);
-        if (store_range(c->v->st, &q, &a, &r, &e) < 0) {
-            rpc_fail(c, &e);
-        } else {
-            send_range(c, &r);
-        }
-        arena_fini(&a);
-        return;
-    }
-    if (store_range_async(c->v->st, &q, 0, range_done, rpc_ref(c), &e) < 0) {
-        rpc_fail(c, &e);
-        rpc_unref(c);
-    }
+    answer_range(c, &q);
 }
 
 /* ---- writes ---- */

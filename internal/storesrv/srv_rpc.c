@@ -160,18 +160,30 @@ void rpc_send(struct rpc *c, struct buf *own_b) {
     }
 }
 
-void rpc_send_blob(struct rpc *c, struct buf *own_b, struct net_blob *rest) {
-    if (c->route || rest->n < BLOB_MIN) {
-        buf_add(own_b, rest->p, rest->n);
+void rpc_send_blobs(struct rpc *c, struct buf *own_b, struct net_blob *const *rest, size_t n) {
+    size_t all = 0;
+    for (size_t i = 0; i < n; i++) {
+        all += rest[i]->n;
+    }
+    if (c->route || all < BLOB_MIN) {
+        for (size_t i = 0; i < n; i++) {
+            buf_add(own_b, rest[i]->p, rest[i]->n);
+        }
         rpc_send(c, own_b);
         return;
     }
-    grpc_end_with(own_b, 5, rest->n);
+    grpc_end_with(own_b, 5, all);
     if (rpc_open(c)) {
         begin(c);
         http_write(c->r, buf_view(own_b));
-        http_write_blob(c->r, rest);
+        for (size_t i = 0; i < n; i++) {
+            http_write_blob(c->r, rest[i]);
+        }
     }
+    rpc_buf_done(c, own_b);
+}
+
+void rpc_drop(struct rpc *c, struct buf *own_b) {
     rpc_buf_done(c, own_b);
 }
 

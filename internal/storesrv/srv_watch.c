@@ -171,7 +171,7 @@ static void send_shared(struct swatch *w, const struct store_watch_msg *m) {
     struct buf b = rpc_buf(c);
     enc_header(&b, 1, c->v, m->rev);
     wire_i64(&b, 2, w->id);
-    rpc_send_blob(c, &b, events);
+    rpc_send_blobs(c, &b, &events, 1);
 }
 
 /* One response, or with fragments as many as keep each near the request limit. */

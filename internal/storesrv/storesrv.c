@@ -93,9 +93,11 @@ int storesrv_new(struct loop *l, struct store *s, const struct storesrv_opts *o,
     v->face.v = v;
     v->started_wall_ns = clock_wall_ns();
     list_init(&v->rpcs);
+    list_init(&v->answers);
     list_init(&v->faces);
     list_init(&v->namespaces);
     list_init(&v->grants);
+    v->chunks = chunks_new(l);
     int rc = store_aux_scan(s, SPAN_LIT("identity"), take_id, v, e);
     if (rc < 0 || (rc = auth_load(v, e)) < 0 || (rc = ns_load(v, e)) < 0) {
         storesrv_free(v);
@@ -124,6 +126,7 @@ void storesrv_free(struct storesrv *v) {
     free_list(v->client_urls, v->o.n_client_urls);
     free_list(v->peer_urls, v->o.n_peer_urls);
     buf_fini(&v->spare);
+    chunks_free(v->chunks);
     loop_hook_cancel(&v->shared_hook);
     watch_forget_shared(v);
     compactor_fini(&v->compactor);

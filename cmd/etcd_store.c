@@ -126,7 +126,7 @@ int etcd_store_open(struct etcd_store *s, const struct etcd_flags *f, struct loo
                                 .on_state = on_state,
                                 .ctx = s};
     rc = etcd_open(l, &o, ret, e);
-    if (rc == -ERR_INVALID || rc == -ERR_NOT_FOUND) {
+    if (rc == -ERR_INVALID) {
         e->code = ERR_USAGE;
         rc = -ERR_USAGE;
     }

@@ -355,11 +355,12 @@ static void etcd_close(struct store *st) {
 }
 
 static bool is_local(const struct endpoint *ep) {
-    const struct sockaddr_in *v4 = (const struct sockaddr_in *)&ep->addr;
-    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&ep->addr;
-    return ep->addr.ss_family == AF_UNIX ||
-           (ep->addr.ss_family == AF_INET && ntohl(v4->sin_addr.s_addr) >> 24 == 127) ||
-           (ep->addr.ss_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr));
+    const struct sockaddr_storage *sa = &ep->addrs[0].sa;
+    const struct sockaddr_in *v4 = (const struct sockaddr_in *)sa;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)sa;
+    return sa->ss_family == AF_UNIX ||
+           (sa->ss_family == AF_INET && ntohl(v4->sin_addr.s_addr) >> 24 == 127) ||
+           (sa->ss_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr));
 }
 
 static int endpoints(struct etcd *s, const struct etcd_opts *o, struct err *e) {

@@ -7,7 +7,7 @@
  * Errors:   those of store.h with etcd's texts. UNAVAILABLE: nothing was sent. A write whose answer did not come is TIMEOUT
  *           or INTERNAL ("etcdserver: request timed out, possibly due to connection lost"): it may have been done, and is
  *           never sent twice. Reads are repeated, elsewhere too, until their time is over.
- * Threads:  the loop's thread.
+ * Threads:  the loop's thread; names are resolved on LANE_FILE.
  * Time:     the loop's clock.
  * Spec:     etcd v3 API (etcdserverpb), gRPC over HTTP/2, keys as etcd's client/v3/namespace lays them out.
  *
@@ -36,7 +36,7 @@ enum {
 
 struct tls_config;
 struct etcd_opts {
-    const char *const *endpoints; /* "https://10.0.0.1:2379", "http://127.0.0.1:2379", "unix:///run/etcd.sock" */
+    const char *const *endpoints; /* "https://etcd.example:2379", "http://127.0.0.1:2379", "unix:///run/etcd.sock" */
     size_t n_endpoints;
     const char *prefix;     /* before every key; "" or NULL: none */
     bool rooted;            /* keys begin with "/": with "/a", what is in "/ab/…" is no key of ours. Slashes at the prefix's
@@ -48,8 +48,8 @@ struct etcd_opts {
     void *ctx;
 };
 
-/* Returns at once: INVALID (endpoints, no TLS configuration, http to another machine), NOT_FOUND (a name that is neither an
- * address nor in the hosts file). Requests wait for the first connection as long as they may. */
+/* Returns at once: INVALID (endpoints, no TLS configuration, http to another machine). A name is resolved whenever it is
+ * dialed, its addresses are tried one after the other, and the server's certificate must name it. Requests wait for the first connection as long as they may. */
 NODISCARD int etcd_open(struct loop *l, const struct etcd_opts *o, struct store **ret,
                         struct err *e);
 

@@ -5,6 +5,7 @@
 #include "internal/tls/tls.h"
 #include "internal/wire/wire.h"
 
+#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <sys/un.h>
@@ -22,20 +23,36 @@ enum {
     RX_BYTES = 32 * 1024,
     READS = 16, /* of a wake-up */
     PORT = 2379,
+    NAME_MAX_DNS = 254,
+    DIAL_NEXT_MS = 1500, /* while a name has further addresses */
 };
 
 /* ---- endpoints ---- */
 
 static int unix_endpoint(struct endpoint *ep, const char *path, struct err *e) {
-    struct sockaddr_un *sa = (struct sockaddr_un *)&ep->addr;
+    struct sockaddr_un *sa = (struct sockaddr_un *)&ep->addrs[0].sa;
     sa->sun_family = AF_UNIX;
     if (!path[0] || str_put(sa->sun_path, sizeof(sa->sun_path), "%s", path) < 0) {
         return err_set(e, ERR_INVALID, "\"%s\" is not the path of a socket", path);
     }
-    ep->addr_n = sizeof(*sa);
+    ep->addrs[0].n = sizeof(*sa);
+    ep->n_addrs = 1;
     ep->host = str_dup("localhost");
     ep->authority = str_dup("localhost");
     return 0;
+}
+
+static bool is_hostname(struct span host) {
+    bool dot = true;
+    for (size_t i = 0; i < host.n; i++) {
+        uint8_t c = host.p[i];
+        bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+        if (!letter && c != '_' && (dot || (c != '-' && c != '.'))) {
+            return false;
+        }
+        dot = c == '.';
+    }
+    return host.n > 0 && host.n < NAME_MAX_DNS;
 }
 
 static int tcp_endpoint(struct endpoint *ep, struct span rest, struct err *e) {
@@ -62,7 +79,21 @@ static int tcp_endpoint(struct endpoint *ep, struct span rest, struct err *e) {
     ep->host = str_dupn(host.p, host.n);
     bool v6 = span_index(host, ':') >= 0;
     ep->authority = str_fmt(v6 ? "[%s]:%u" : "%s:%u", ep->host, (unsigned)n);
-    return net_resolve(ep->host, (uint16_t)n, &ep->addr, &ep->addr_n, e);
+    ep->port = (uint16_t)n;
+    struct net_addr *a = &ep->addrs[0];
+    struct err none = ERR_INIT;
+    uint8_t ip[16];
+    bool literal = inet_pton(v6 ? AF_INET6 : AF_INET, ep->host, ip) == 1;
+    /* Without TLS the address decides whether it may be used at all, so it is not left to a later look-up. */
+    ep->is_name =
+        !literal && (ep->tls || net_resolve(ep->host, ep->port, &a->sa, &a->n, &none) < 0);
+    if (ep->is_name) {
+        return is_hostname(host)
+                   ? 0
+                   : err_set(e, ERR_INVALID, "\"%s\" is neither an address nor a name", ep->host);
+    }
+    ep->n_addrs = 1;
+    return net_resolve(ep->host, ep->port, &a->sa, &a->n, e);
 }
 
 int etcd_endpoint_parse(struct endpoint *ep, const char *url, struct err *e) {
@@ -87,6 +118,7 @@ int etcd_endpoint_parse(struct endpoint *ep, const char *url, struct err *e) {
 }
 
 void etcd_endpoint_fini(struct endpoint *ep) {
+    net_lookup_cancel(ep->lookup);
     free(ep->url);
     free(ep->host);
     free(ep->authority);
@@ -128,13 +160,26 @@ static uint64_t pause_ns(const struct etcd *s) {
     return (ms / 2 + rand_below(ms)) * NS_PER_MS;
 }
 
-static void down(struct etcd *s, const struct err *why) {
-    AUTO_FREE char *text = str_fmt("%s: %s", s->ep[s->at_ep].url, err_public(why));
-    hang_up(s);
+/* The next address of the same name, or the next endpoint; a name is looked up again whenever its turn comes. */
+static uint64_t move_on(struct etcd *s, bool was_ready) {
+    struct endpoint *ep = &s->ep[s->at_ep];
+    if (!was_ready && ++ep->at_addr < ep->n_addrs) {
+        return 0;
+    }
+    ep->at_addr = 0;
+    ep->n_addrs = ep->is_name ? 0 : ep->n_addrs;
     s->at_ep = (s->at_ep + 1) % s->n_ep;
     s->failed_eps++;
+    return pause_ns(s);
+}
+
+static void down(struct etcd *s, const struct err *why) {
+    AUTO_FREE char *text = str_fmt("%s: %s", s->ep[s->at_ep].url, err_public(why));
+    bool was_ready = s->state == CONN_READY;
+    hang_up(s);
+    uint64_t pause = move_on(s, was_ready);
     if (!s->closing) {
-        loop_timer_start(s->l, &s->timer, pause_ns(s), on_timer, "etcd");
+        loop_timer_start(s->l, &s->timer, pause, on_timer, "etcd");
     }
     tell(s, text);
     efeed_lost(s);
@@ -424,14 +469,53 @@ static void on_open(struct net_stream *st, void *ctx) {
     econn_kick(s);
 }
 
-static void dial(struct etcd *s) {
+static void dial_addr(struct etcd *s) {
     static const struct net_cb cb = {on_open, on_readable, on_drain, on_stream_fail};
     struct endpoint *ep = &s->ep[s->at_ep];
+    const struct net_addr *a = &ep->addrs[ep->at_addr];
     struct err e = ERR_INIT;
     struct net_filter *f = ep->tls ? tls_filter_client(s->tls, ep->host, TLS_ALPN_H2) : NULL;
+    if (net_connect(s->l, (const struct sockaddr *)&a->sa, a->n, f, &cb, s, &s->st, &e) < 0) {
+        down(s, &e);
+        return;
+    }
+    uint64_t ms = ep->at_addr + 1 < ep->n_addrs ? DIAL_NEXT_MS : ETCD_DIAL_MS;
+    loop_timer_start(s->l, &s->timer, ms * NS_PER_MS, on_timer, "etcd");
+}
+
+static bool is_dialed(const struct endpoint *ep) {
+    const struct etcd *s = ep->s;
+    return s->state == CONN_DIALING && !s->st && ep == &s->ep[s->at_ep];
+}
+
+static void on_lookup(void *ctx, int rc, const struct net_addr *v, size_t n, const struct err *e) {
+    struct endpoint *ep = ctx;
+    ep->lookup = NULL;
+    if (rc >= 0) {
+        memcpy(ep->addrs, v, n * sizeof(*v));
+        ep->n_addrs = n;
+    }
+    if (!is_dialed(ep)) {
+        return;
+    }
+    if (rc < 0) {
+        down(ep->s, e);
+    } else {
+        dial_addr(ep->s);
+    }
+}
+
+static void dial(struct etcd *s) {
+    struct endpoint *ep = &s->ep[s->at_ep];
+    struct err e = ERR_INIT;
     s->state = CONN_DIALING;
-    if (net_connect(s->l, (const struct sockaddr *)&ep->addr, ep->addr_n, f, &cb, s, &s->st, &e) <
-        0) {
+    if (ep->n_addrs > 0) {
+        dial_addr(s);
+        return;
+    }
+    ep->s = s;
+    if (!ep->lookup &&
+        net_lookup_start(s->l, ep->host, ep->port, on_lookup, ep, &ep->lookup, &e) < 0) {
         down(s, &e);
         return;
     }
@@ -475,7 +559,7 @@ static void on_timer(struct loop_timer *t) {
     switch (s->state) {
     case CONN_DOWN: dial(s); return;
     case CONN_DIALING:
-        err_set(&e, ERR_TIMEOUT, "no connection in %d s", ETCD_DIAL_MS / 1000);
+        err_set(&e, ERR_TIMEOUT, s->st ? "no connection" : "its name is not resolved");
         down(s, &e);
         return;
     case CONN_PROBING:

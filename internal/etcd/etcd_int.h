@@ -8,11 +8,15 @@
 #include "internal/net/net.h"
 #include "internal/store/store_impl.h"
 
+struct etcd;
 struct endpoint {
+    struct etcd *s;
     char *url, *host, *authority;
-    struct sockaddr_storage addr;
-    socklen_t addr_n;
-    bool tls;
+    uint16_t port;
+    struct net_addr addrs[NET_LOOKUP_ADDRS]; /* of a name: what the last look-up gave */
+    size_t n_addrs, at_addr;
+    struct net_lookup *lookup; /* goes on when the endpoint's turn is over */
+    bool tls, is_name;
 };
 
 /* How our keys are called over there. */

@@ -53,20 +53,35 @@ TEST(etcd, keys_stay_behind_the_prefix) {
 TEST(etcd, endpoints) {
     static const struct {
         const char *url, *authority;
-        bool tls;
-    } good[] = {{"https://10.0.0.1:2379", "10.0.0.1:2379", true},
-                {"http://[::1]:4001/", "[::1]:4001", false},
-                {"https://127.0.0.1", "127.0.0.1:2379", true},
-                {"unix:///run/x.sock", "localhost", false}};
-    static const char *const bad[] = {
-        "",          "10.0.0.1:2379",     "https://",      "https://h:0",
-        "https://[", "https://1.2.3.4/x", "ftp://1.2.3.4", "unix:"};
+        bool tls, is_name;
+    } good[] = {
+        {"https://10.0.0.1:2379", "10.0.0.1:2379", true, false},
+        {"http://[::1]:4001/", "[::1]:4001", false, false},
+        {"https://127.0.0.1", "127.0.0.1:2379", true, false},
+        {"https://etcd-0.etcd.default.svc:2379", "etcd-0.etcd.default.svc:2379", true, true},
+        {"https://localhost", "localhost:2379", true, true},
+        {"http://localhost", "localhost:2379", false, false},
+        {"http://etcd.example", "etcd.example:2379", false, true},
+        {"unix:///run/x.sock", "localhost", false, false}};
+    static const char *const bad[] = {"",
+                                      "10.0.0.1:2379",
+                                      "https://",
+                                      "https://h:0",
+                                      "https://[",
+                                      "https://1.2.3.4/x",
+                                      "ftp://1.2.3.4",
+                                      "unix:",
+                                      "https://a..b",
+                                      "https://-a",
+                                      "https://a b",
+                                      "https://.a"};
     for (size_t i = 0; i < ARRAY_LEN(good); i++) {
         struct endpoint ep;
         struct err e = ERR_INIT;
         ASSERT_OK(etcd_endpoint_parse(&ep, good[i].url, &e), &e);
         ASSERT_STREQ(good[i].authority, ep.authority);
         ASSERT_EQ(good[i].tls, ep.tls);
+        ASSERT_EQ(good[i].is_name, ep.is_name);
         etcd_endpoint_fini(&ep);
     }
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {

@@ -96,7 +96,19 @@ struct net_filter *net_filter_of(const struct net_stream *s);
 /* Listeners and addresses. */
 NODISCARD int net_listen_tcp(const char *addr, uint16_t port, int *ret_fd, struct err *e); /* addr: literal; "" or "::": any, both families */
 NODISCARD int net_listen_unix(const char *path, unsigned mode, int *ret_fd, struct err *e); /* replaces a stale socket */
-/* Literal addresses, "localhost", and names of the hosts file. */
+/* Addresses of a name by the system's resolver (hosts file and DNS), which runs on LANE_FILE; it may take its time, and
+ * loop_free waits for it. `done` is called once from the loop, unless cancelled: n addresses, best first, or rc < 0. */
+enum { NET_LOOKUP_ADDRS = 8 };
+struct net_addr {
+    struct sockaddr_storage sa;
+    socklen_t n;
+};
+struct net_lookup;
+typedef void net_lookup_done(void *ctx, int rc, const struct net_addr *v, size_t n, const struct err *e);
+NODISCARD int net_lookup_start(struct loop *l, const char *host, uint16_t port, net_lookup_done *done, void *ctx,
+                               struct net_lookup **ret, struct err *e);
+void net_lookup_cancel(struct net_lookup *k); /* no callback; NULL is allowed; not after the callback */
+/* Literal addresses, "localhost", and names of the hosts file; at once. */
 NODISCARD int net_resolve(const char *host, uint16_t port, struct sockaddr_storage *ret, socklen_t *ret_n, struct err *e);
 /* Keep-alive, no delay; harmless on sockets that are not TCP. */
 void net_tune(int fd);

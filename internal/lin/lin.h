@@ -10,7 +10,8 @@
  *           resumable, bookmarkable, right previous values, right creations, filters.
  *
  * Keys are small numbers, values are numbers that are written once. The lines:
- *   call ID CLIENT put|del|get|txn  [?TARGET KEY HOW NUMBER]… OP… [else OP…]
+ *   call ID CLIENT put|del|get|pages|txn  [?TARGET KEY HOW NUMBER]… OP… [else OP…]
+ *        pages  a range in pages of one revision, which a compaction may overtake
  *        tests  ?m3=7 (m mod, c create, v version, l lease, x value; = < > !)
  *        OP     +KEY=VALUE/LEASE[^]   -LO:HI[^]   :LO:HI@REV#LIMIT[c]      ^ previous values wanted, c count only
  *               ( TEST… OP… [else OP…] )                                   a transaction in it

@@ -57,6 +57,7 @@ struct lin_op {
     int64_t code;     /* of an error */
     struct span text;
     struct lin_txn t;
+    bool pages;
     struct lin_sub *leaves[LIM_LIN_LEAVES]; /* of t with all transactions in it, whatever the branch */
     size_t n_leaves;
     int64_t lease, ttl, num;

@@ -46,7 +46,7 @@ static int check_files(int argc, char **argv) {
 
 struct sum {
     unsigned long ops, acked, open, events, starts, power, failed_calls, lost_pages, moved,
-        slow_syncs, stalls;
+        slow_syncs, stalls, restored;
     unsigned bad;
 };
 
@@ -60,6 +60,7 @@ static void add(struct sum *s, const struct round_result *r) {
     s->failed_calls += r->n_failed_calls;
     s->lost_pages += r->n_lost_pages;
     s->moved += r->n_moved;
+    s->restored += r->n_restored;
     s->slow_syncs += r->n_slow_syncs;
     s->stalls += r->n_stalls;
 }
@@ -100,9 +101,9 @@ static bool scenario(struct lin_opts *o, unsigned rounds, unsigned no) {
            (unsigned long long)first);
     printf("#   %lu operations, %lu of unknown outcome, %lu watched events, %lu starts; %lu power "
            "losses, "
-           "%lu failed calls, %lu pages lost, %lu checkpointed; %.1f s\n",
+           "%lu failed calls, %lu pages lost, %lu checkpointed, %lu snapshots restored; %.1f s\n",
            s.ops, s.open, s.events, s.starts, s.power, s.failed_calls, s.lost_pages, s.moved,
-           (double)(clock_ns() - from) / 1e9);
+           s.restored, (double)(clock_ns() - from) / 1e9);
     if (s.slow_syncs) {
         printf("#   reads stood still in %lu of %lu slow syncs\n", s.stalls, s.slow_syncs);
     }

@@ -188,10 +188,12 @@ static int read_call(struct lin *h, size_t line, struct span s) {
     static const struct {
         const char *name;
         enum lin_kind kind;
-    } kinds[] = {{"put", LIN_TXN},     {"del", LIN_TXN},     {"get", LIN_TXN},
-                 {"txn", LIN_TXN},     {"grant", LIN_GRANT}, {"revoke", LIN_REVOKE},
-                 {"keep", LIN_KEEP},   {"ttl", LIN_TTL},     {"compact", LIN_COMPACTION},
-                 {"hash", LIN_HASHKV}, {"allow", LIN_ALLOW}};
+    } kinds[] = {{"put", LIN_TXN},       {"del", LIN_TXN},
+                 {"get", LIN_TXN},       {"pages", LIN_TXN},
+                 {"txn", LIN_TXN},       {"grant", LIN_GRANT},
+                 {"revoke", LIN_REVOKE}, {"keep", LIN_KEEP},
+                 {"ttl", LIN_TTL},       {"compact", LIN_COMPACTION},
+                 {"hash", LIN_HASHKV},   {"allow", LIN_ALLOW}};
     struct lin_op *op = arena_new(&h->a, struct lin_op);
     CHECK(op);
     int64_t client;
@@ -210,6 +212,7 @@ static int read_call(struct lin *h, size_t line, struct span s) {
     op->client = (int32_t)client;
     op->user = h->user_of[client];
     op->kind = kinds[k].kind;
+    op->pages = span_eq_str(w, "pages");
     op->call = line;
     op->ret = SIZE_MAX;
     op->clock = lin_clock_at(h, line);

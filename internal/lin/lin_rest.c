@@ -54,6 +54,7 @@ static void judge_past(struct lin *h, const struct lin_op *op) {
     int64_t rev = oldest_read(op, false);
     if (says(op, "compacted")) {
         int64_t maybe = compact_bound(h, op->ret, false);
+        rev = op->pages && !rev ? op->floor : rev; /* that of its first page, which was current */
         if (!rev || rev >= maybe) {
             lin_find(h, LIN_COMPACT, op->ret,
                      "operation %lld was refused revision %lld, but at most %lld was compacted",

@@ -26,6 +26,7 @@ enum lin_scenario {
     LIN_S_SPACE, /* a disk that is full or read-only for a while */
     LIN_S_SLOW,  /* slow disk, watchers that do not read, progress, small messages */
     LIN_S_DRAG,  /* syncs of up to half a second: reads and leases must go on meanwhile */
+    LIN_S_LAG,   /* large values, many watchers far behind, fragments, while old revisions are removed */
     LIN_S_CLOCK, /* clocks that jump, leases that end */
     LIN_S_USERS, /* users by token or certificate, permissions that change, deaths of three kinds */
     LIN_S_LIE,   /* power loss on a disk that lies about syncs: must be seen as loss, or these tests see nothing */
@@ -42,6 +43,7 @@ struct lin_opts {
 };
 
 struct round;
+#define LIN_LARGE ((int64_t)1 << 40) /* values above are large mostly */
 
 /* ---- lin_run_server.c ---- */
 enum server_state { SERVER_DOWN, SERVER_STARTING, SERVER_UP };
@@ -81,11 +83,15 @@ struct rpc {
 void rpc_start(struct rpc *c, struct round *r, struct http_client *hc, const char *path, int user, struct span msg,
                rpc_done *done, void *ctx);
 void rpc_leave(struct rpc *c); /* nothing follows */
+enum { RPC_PAGES = 4 }; /* of op_encode's luck: a lone range comes in pages */
 #define RPC_RANGE_STREAM "/etcdserverpb.KV/RangeStream"
 /* Head of a gRPC call for http_call_opts. */
 extern const struct http_header rpc_headers[2];
 int64_t rpc_code(const struct http_call *c, int rc, struct span *ret_text);
 
+int32_t rpc_key(struct span s);
+int64_t rpc_value(struct span s); /* -1: none of ours */
+void kv_text(struct buf *b, const struct lin_kv *k);
 void op_text(struct buf *b, const struct lin_op *op, const char *kind);
 const char *op_encode(struct buf *b, const struct lin_op *op, uint32_t luck); /* the path */
 void op_answer(struct buf *b, const struct lin_op *op, const char *path, struct span msg);
@@ -126,7 +132,7 @@ void users_allow(struct round *r, struct lin_op *op);
 const char *users_encode(struct buf *b, const struct lin_op *op);
 
 /* ---- lin_run_round.c ---- */
-enum { LIM_CLIENTS = 8, LIM_STREAMS = 5 };
+enum { LIM_CLIENTS = 8, LIM_STREAMS = 16, STREAMS = 5 /* of most scenarios */ };
 struct wait { /* what the reader met while one sync took long */
     uint32_t sync;
     unsigned n_syncs, n_stalls;
@@ -157,6 +163,14 @@ struct stream { /* one watch on a stream of its own */
     bool all, asked, paused, created, ended;
     struct loop_timer timer;
 };
+struct maint { /* lin_run_maint.c */
+    struct http_client *hc;
+    struct http_call *call;
+    struct grpc_reader in;
+    struct buf shot;
+    struct lin_op op; /* what the snapshot must be an answer to */
+    bool shooting, whole, has_shot;
+};
 struct round {
     struct loop *l;
     struct lin_opts o;
@@ -183,8 +197,7 @@ struct round {
     unsigned blows_left, n_refused;
     bool then_kill, pausing;
     bool long_leases; /* that the server notes down every five minutes of its clock */
-    struct http_client *maint;
-    struct http_call *maint_call;
+    struct maint maint;
     int64_t last_clock;
     char dir[64];
 };
@@ -194,16 +207,29 @@ void round_clock(struct round *r); /* notes the server's clock */
 void round_up(struct round *r);    /* the server is ready */
 void round_down(struct round *r);
 void client_next(struct client *c);
+bool round_open(const struct round *r); /* the server is there and everybody is logged in */
+void round_span(struct round *r, struct lin_sub *s);
+
+/* ---- lin_run_watch.c ---- */
 void stream_open(struct stream *s);
+void stream_ask(struct stream *s);     /* for progress */
+void stream_bother(struct round *r); /* what watchers do while nobody hurts the server */
 
 struct round_result {
     struct lin_verdict v;
     bool failed;
     char why[200], history[160];
     unsigned n_starts, n_deaths, n_power, n_failed_calls, n_lost_pages, n_moved;
+    unsigned n_restored;
     unsigned n_slow_syncs, n_stalls; /* that the reader met; that it stood still in */
 };
 NODISCARD int round_run(const struct lin_opts *o, struct round_result *ret, struct err *e);
+
+/* ---- lin_run_maint.c ---- */
+void maint_next(struct round *r);
+void maint_leave(struct round *r);
+void maint_fini(struct round *r);
+NODISCARD int maint_restore(struct round *r, struct err *e); /* and writes down what it holds */
 
 /* ---- lin_run_blow.c: what is done to the server ---- */
 void blow_next(struct round *r);

@@ -5,50 +5,14 @@
 
 #include <signal.h>
 
-const char *const lin_scenario_names[LIN_S_MAX_] = {"kill", "stop", "power", "sync",  "space",
-                                                    "slow", "drag", "clock", "users", "lie"};
+const char *const lin_scenario_names[LIN_S_MAX_] = {
+    "kill", "stop", "power", "sync", "space", "slow", "drag", "lag", "clock", "users", "lie"};
 
 static void fire(struct loop_timer *t);
 
 static void arm(struct round *r, uint32_t within_us) {
     loop_timer_start(r->l, &r->nemesis, (uint64_t)round_luck(r, within_us) * 1000, fire,
                      "lin-blow");
-}
-
-/* Defragmentation and snapshots run beside the clients, so that blows meet them too. */
-static void maintained(struct http_call *c, int rc, const struct err *e, void *ctx) {
-    struct round *r = ctx;
-    (void)c;
-    (void)rc;
-    (void)e;
-    r->maint_call = NULL;
-}
-
-static void maintain(struct round *r) {
-    static const char *const paths[] = {"/etcdserverpb.Maintenance/Defragment",
-                                        "/etcdserverpb.Maintenance/Snapshot",
-                                        "/etcdserverpb.Maintenance/Hash"};
-    struct err e = ERR_INIT;
-    if (r->maint_call || r->server.state != SERVER_UP) {
-        return;
-    }
-    AUTO(buf) struct buf msg = BUF_INIT(4096), frame = BUF_INIT(4096);
-    struct http_header head[3];
-    const char *path = paths[round_luck(r, ARRAY_LEN(paths))];
-    if (r->users.in && round_luck(r, 2)) {
-        path = users_password(r, &msg);
-    }
-    grpc_frame(&frame, buf_view(&msg));
-    struct http_call_opts o = {.method = "POST",
-                               .target = path,
-                               .headers = head,
-                               .n_headers = users_head(r, 0, head),
-                               .body = buf_view(&frame),
-                               .on_end = maintained,
-                               .ctx = r};
-    if (http_call_start(r->maint, &o, &r->maint_call, &e) < 0) {
-        round_fail(r, "starting a call: %s", e.msg);
-    }
 }
 
 static void note(struct round *r, const char *what, long n) {
@@ -212,7 +176,7 @@ static void fire(struct loop_timer *t) {
         return;
     }
     if (round_luck(r, 3) == 0) {
-        maintain(r);
+        maint_next(r);
     }
     switch (r->o.scenario) {
     case LIN_S_KILL: kill_or_stop(r); break;
@@ -224,6 +188,13 @@ static void fire(struct loop_timer *t) {
     case LIN_S_SLOW: slow(r); break;
     case LIN_S_DRAG: drag(r); break;
     case LIN_S_CLOCK: clocks(r); break;
+    case LIN_S_LAG:
+        if (round_luck(r, 4)) {
+            slow(r);
+        } else {
+            broken(r);
+        }
+        break;
     case LIN_S_USERS:
         switch (broken_now(r->server.ctl) ? 2 : round_luck(r, 3)) {
         case 0: kill_or_stop(r); break;

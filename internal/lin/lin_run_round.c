@@ -43,7 +43,7 @@ static int32_t some_key(struct round *r) {
     return (int32_t)round_luck(r, (uint32_t)r->n_keys);
 }
 
-static void some_span(struct round *r, struct lin_sub *s) {
+void round_span(struct round *r, struct lin_sub *s) {
     s->lo = some_key(r);
     s->hi = round_luck(r, 2) ? s->lo + 1
                              : s->lo + 1 + (int32_t)round_luck(r, (uint32_t)(r->n_keys - s->lo));
@@ -62,12 +62,12 @@ static struct lin_sub a_put(struct round *r) {
 }
 static struct lin_sub a_delete(struct round *r) {
     struct lin_sub s = {.what = '-', .prev = round_luck(r, 2)};
-    some_span(r, &s);
+    round_span(r, &s);
     return s;
 }
 static struct lin_sub a_range(struct round *r) {
     struct lin_sub s = {.what = ':'};
-    some_span(r, &s);
+    round_span(r, &s);
     if (round_luck(r, 4) == 0) {
         s.lo = 0;
         s.hi = LIM_LIN_KEYS;
@@ -308,14 +308,13 @@ static bool wave_turn(struct client *c) {
     return !r->lone || c->id == 0;
 }
 
-/* The server is there and everybody is logged in. */
-static bool is_open(const struct round *r) {
+bool round_open(const struct round *r) {
     return r->server.state == SERVER_UP && (!r->users.on || r->users.in);
 }
 
 void client_next(struct client *c) {
     struct round *r = c->r;
-    if (c->busy || r->finished || !is_open(r) || loop_timer_active(&c->timer)) {
+    if (c->busy || r->finished || !round_open(r) || loop_timer_active(&c->timer)) {
         return;
     }
     if (c == &r->reader ? r->ending : !wave_turn(c)) {
@@ -341,160 +340,18 @@ void client_next(struct client *c) {
     r->n_calls++;
     AUTO(buf) struct buf msg = BUF_INIT(1 << 20);
     round_clock(r);
-    op_text(&r->text, &c->op, c->kind);
-    c->path = op_encode(&msg, &c->op, round_luck(r, 8));
+    uint32_t luck = round_luck(r, 8);
+    bool pages = str_eq(c->kind, "get") && (luck & RPC_PAGES);
+    op_text(&r->text, &c->op, pages ? "pages" : c->kind);
+    c->path = op_encode(&msg, &c->op, luck);
     c->busy = true;
     rpc_start(&c->rpc, r, c->hc, c->path, c->user, buf_view(&msg), answered, c);
-}
-
-/* ---- watches ---- */
-
-static void stream_cut(struct stream *s) {
-    if (s->call) {
-        http_call_cancel(TAKE(s->call));
-        grpc_reader_fini(&s->in);
-    }
-    stream_open(s);
-}
-
-static void reopen(struct loop_timer *t) {
-    stream_cut(CONTAINER_OF(t, struct stream, timer));
-}
-
-static void on_watch_data(struct http_call *call, struct span data, void *ctx) {
-    struct stream *s = ctx;
-    struct round *r = s->r;
-    struct span msg;
-    struct watch_news n;
-    (void)call;
-    if (grpc_feed(&s->in, data) < 0) {
-        round_fail(r, "a watch's messages cannot be read");
-        return;
-    }
-    int rc;
-    while ((rc = grpc_next(&s->in, &msg)) > 0) {
-        round_clock(r);
-        if (watch_lines(&r->text, msg, s->id, s->w.id, &n) < 0) {
-            rc = -ERR_INVALID;
-            break;
-        }
-        if (n.next > s->next) {
-            s->next = n.next;
-        }
-        if (n.created && !s->w.start && s->next <= n.rev) {
-            s->next = n.rev + 1;
-        }
-        s->created |= n.created;
-        s->asked &= n.id >= 0;
-        if (n.rev > r->rev) {
-            r->rev = n.rev;
-        }
-        if (n.canceled) { /* by a compaction, or its disk could not be read: whoever wants all goes on where it was */
-            s->ended = true;
-            s->next = s->all ? s->next : 0;
-            loop_timer_start(r->l, &s->timer, NS_PER_MS, reopen, "lin-watch");
-        }
-    }
-    if (rc < 0) {
-        round_fail(r, "a watch's messages cannot be read");
-    }
-}
-
-static void on_watch_end(struct http_call *call, int rc, const struct err *e, void *ctx) {
-    struct stream *s = ctx;
-    (void)call;
-    (void)rc;
-    (void)e;
-    s->call = NULL;
-    grpc_reader_fini(&s->in);
-    if (!s->r->finished) {
-        loop_timer_start(s->r->l, &s->timer, NS_PER_MS, reopen, "lin-watch");
-    }
-}
-
-void stream_open(struct stream *s) {
-    struct round *r = s->r;
-    if (s->call || r->finished || !is_open(r)) {
-        return;
-    }
-    loop_timer_stop(&s->timer);
-    AUTO(buf) struct buf msg = BUF_INIT(4096);
-    AUTO(buf) struct buf frame = BUF_INIT(4096);
-    struct err e = ERR_INIT;
-    struct http_header head[3];
-    bool resume = s->all || (s->next && round_luck(r, 2));
-    s->id = ++r->next_stream;
-    s->asked = s->paused = s->created = s->ended = false;
-    if (resume) { /* where it was cut off */
-        s->w.start = s->next ? s->next : 1;
-    } else {
-        struct lin_sub span = {0};
-        some_span(r, &span);
-        bool whole = round_luck(r, 3) == 0;
-        s->w.lo = whole ? 0 : span.lo;
-        s->w.hi = whole ? LIM_LIN_KEYS : span.hi;
-        s->w.filters = round_luck(r, 4) ? 0 : 1 + round_luck(r, 2);
-        s->w.prev = round_luck(r, 2);
-        /* from now, from the past, from the compacted revision, from the future */
-        uint32_t how = round_luck(r, 4);
-        s->w.start = how == 0   ? 0
-                     : how == 1 ? 1 + round_luck(r, (uint32_t)r->rev)
-                     : how == 2 ? r->compacted
-                                : r->rev + 1 + round_luck(r, 5);
-        s->next = s->w.start;
-    }
-    s->w.id = ++r->next_watch;
-    watch_encode(&msg, &s->w, round_luck(r, 2), r->o.scenario == LIN_S_SLOW);
-    grpc_frame(&frame, buf_view(&msg));
-    grpc_reader_init(&s->in);
-    buf_fmt(&r->text, "watch %lld %lld %d %d %lld %u %d\n", (long long)s->w.id, (long long)s->id,
-            s->w.lo, s->w.hi, (long long)s->w.start, s->w.filters, s->w.prev);
-    struct http_call_opts o = {.method = "POST",
-                               .target = "/etcdserverpb.Watch/Watch",
-                               .headers = head,
-                               .n_headers = users_head(r, 0, head),
-                               .body = buf_view(&frame),
-                               .stream_body = true,
-                               .on_data = on_watch_data,
-                               .on_end = on_watch_end,
-                               .ctx = s};
-    if (http_call_start(s->hc, &o, &s->call, &e) < 0) {
-        round_fail(r, "starting a watch: %s", e.msg);
-    }
-}
-
-static void stream_ask(struct stream *s) {
-    static const uint8_t ask[] = {0, 0, 0, 0, 2, 0x1a, 0}; /* WatchRequest{progress_request} */
-    if (s->call && s->created && !s->asked && !s->ended) {
-        s->asked = true;
-        buf_fmt(&s->r->text, "ask %lld\n", (long long)s->id);
-        http_call_write(s->call, span_of(ask, sizeof(ask)), false);
-    }
-}
-
-/* What watchers do while nobody hurts the server. */
-static void bother(struct round *r) {
-    struct stream *s = &r->streams[round_luck(r, (uint32_t)r->n_streams)];
-    switch (round_luck(r, 6)) {
-    case 0:
-        if (round_luck(r, 3) == 0) {
-            stream_cut(s);
-        }
-        break;
-    case 1:
-        if (s->call && !s->all) {
-            s->paused = !s->paused;
-            http_call_pause(s->call, s->paused);
-        }
-        break;
-    default: stream_ask(s); break;
-    }
 }
 
 /* ---- the course of a round ---- */
 
 void round_up(struct round *r) {
-    if (!is_open(r)) {
+    if (!round_open(r)) {
         users_next(r);
         return;
     }
@@ -531,7 +388,7 @@ static bool idle(const struct round *r) {
 static void advance(struct round *r) {
     if (!r->ending) {
         if (r->n_left > 0 && r->server.state == SERVER_UP && round_luck(r, 10) == 0) {
-            bother(r);
+            stream_bother(r);
         }
         if (r->n_left <= 0 && r->n_calls < OPS_MAX &&
             (r->blows_left || (r->server.ctl && r->server.ctl->die_after))) {
@@ -586,14 +443,20 @@ static int setup(struct round *r, struct err *e) {
     if (rc < 0 || (rc = server_init(&r->server, r, faulty, e)) < 0) {
         return rc;
     }
-    if ((rc = users_setup(r, e)) < 0 || (rc = users_client(r, 0, &r->maint, e)) < 0) {
+    if ((rc = users_setup(r, e)) < 0 || (rc = users_client(r, 0, &r->maint.hc, e)) < 0) {
         return rc;
     }
     r->n_clients = 2 + round_luck(r, LIM_CLIENTS - 1);
-    r->n_streams = 2 + round_luck(r, LIM_STREAMS - 1);
+    r->n_streams = r->o.scenario == LIN_S_LAG ? 6 + round_luck(r, LIM_STREAMS - 5)
+                                              : 2 + round_luck(r, STREAMS - 1);
     r->n_keys = 2 + (int32_t)round_luck(r, round_luck(r, 3) ? 8 : LIM_LIN_KEYS - 2);
     r->n_left = round_luck(r, 8) ? OPS : 4 * OPS; /* long ones meet checkpoints */
     r->rev = 1;
+    if (r->o.scenario == LIN_S_LAG) {
+        r->n_left = 3 * OPS;
+        r->values = LIN_LARGE;
+        r->waves = false;
+    }
     r->leases = 1000;
     r->blows_left = 1 + round_luck(r, 4);
     r->long_leases = round_luck(r, 2);
@@ -657,7 +520,7 @@ static void leave(struct round *r) {
         }
         http_client_free(s->hc);
     }
-    http_client_free(r->maint);
+    maint_leave(r);
 }
 
 /* The server ends by itself, in order, or is killed once more; its file must be whole either way. */
@@ -738,6 +601,7 @@ int round_run(const struct lin_opts *o, struct round_result *ret, struct err *e)
     if (rc == 0 && !r->failed) {
         reader_judge(r);
         rc = check_file(r, e);
+        rc = rc < 0 || r->failed ? rc : maint_restore(r, e);
     } else {
         leave(r);
     }
@@ -750,6 +614,7 @@ int round_run(const struct lin_opts *o, struct round_result *ret, struct err *e)
         ret->n_failed_calls = r->server.ctl->n_failed;
         ret->n_lost_pages = r->server.ctl->n_lost + r->server.ctl->n_dropped;
     }
+    ret->n_restored = r->maint.has_shot;
     ret->n_slow_syncs = r->wait.n_syncs;
     ret->n_stalls = r->wait.n_stalls;
     ret->n_starts = r->server.n_starts;
@@ -765,6 +630,7 @@ int round_run(const struct lin_opts *o, struct round_result *ret, struct err *e)
     }
     struct err ignored = ERR_INIT;
     IGNORE_ERR(sys_rmtree(AT_FDCWD, r->dir, &ignored), "the folder is a temporary one");
+    maint_fini(r);
     buf_fini(&r->text);
     free(r);
     return rc;

@@ -110,7 +110,7 @@ static void key_bytes(char dst[8], int32_t key) {
     CHECK(str_put(dst, 8, "k/%02d", key) == 0);
 }
 
-static int32_t key_of(struct span s) {
+int32_t rpc_key(struct span s) {
     int64_t n;
     return s.n == 4 && span_to_i64(span_of(s.p + 2, 2), 0, LIM_LIN_KEYS - 1, &n) == 0 ? (int32_t)n
                                                                                       : 0;
@@ -119,14 +119,15 @@ static int32_t key_of(struct span s) {
 /* A value is its number and filling that follows from it: most are short, some take several pages. */
 static void value_bytes(struct buf *b, int64_t val) {
     uint64_t h = (uint64_t)val * 0x9e3779b97f4a7c15ull;
-    size_t fill = (size_t)(h >> 40) % ((h >> 60) == 0 ? 9000 : 60);
+    bool large = (h >> 60) == 0 || (val > LIN_LARGE && (h >> 60) < 12);
+    size_t fill = (size_t)(h >> 40) % (large ? 9000 : 60);
     buf_fmt(b, "v%lld.", (long long)val);
     for (size_t i = 0; i < fill; i++) {
         buf_u8(b, (uint8_t)('a' + (h >> (i % 32)) % 26));
     }
 }
 
-static int64_t value_of(struct span s) {
+int64_t rpc_value(struct span s) {
     struct span digits, rest = s;
     int64_t val;
     AUTO(buf) struct buf want = BUF_INIT(LIM_MESSAGE);
@@ -227,7 +228,7 @@ const char *op_encode(struct buf *b, const struct lin_op *op, uint32_t luck) {
             return "/etcdserverpb.KV/Txn";
         }
         enc_sub(b, s, luck);
-        if (s->what == ':' && (luck & 4)) {
+        if (s->what == ':' && (luck & RPC_PAGES)) {
             return RPC_RANGE_STREAM;
         }
         return s->what == '+'   ? "/etcdserverpb.KV/Put"
@@ -317,22 +318,26 @@ static void dec_kv(struct span m, struct lin_kv *k) {
     *k = (struct lin_kv){.val = -1};
     while (wire_next(&m, &f) > 0) {
         switch (f.no) {
-        case 1: k->key = key_of(f.bytes); break;
+        case 1: k->key = rpc_key(f.bytes); break;
         case 2: k->create = (int64_t)f.v; break;
         case 3: k->mod = (int64_t)f.v; break;
         case 4: k->version = (int64_t)f.v; break;
-        case 5: k->val = value_of(f.bytes); break;
+        case 5: k->val = rpc_value(f.bytes); break;
         case 6: k->lease = (int64_t)f.v; break;
         default: break;
         }
     }
 }
 
-static void kv_text(struct buf *b, struct span m) {
+void kv_text(struct buf *b, const struct lin_kv *k) {
+    buf_fmt(b, "%d=%lld@%lld/%lld/%lld/%lld", k->key, (long long)k->val, (long long)k->create,
+            (long long)k->mod, (long long)k->version, (long long)k->lease);
+}
+
+static void kv_line(struct buf *b, struct span m) {
     struct lin_kv k;
     dec_kv(m, &k);
-    buf_fmt(b, "%d=%lld@%lld/%lld/%lld/%lld", k.key, (long long)k.val, (long long)k.create,
-            (long long)k.mod, (long long)k.version, (long long)k.lease);
+    kv_text(b, &k);
 }
 
 /* Field numbers differ between the three answers. */
@@ -344,7 +349,7 @@ static void res_text(struct buf *b, char what, struct span m) {
     while (wire_next(&m, &f) > 0) {
         if (f.no == kv_no) {
             buf_str(&kvs, what == '+' ? "" : ",");
-            kv_text(&kvs, f.bytes);
+            kv_line(&kvs, f.bytes);
         } else if ((what == '-' && f.no == 2) || (what == ':' && f.no == 4)) {
             count = (int64_t)f.v;
         } else if (what == ':' && f.no == 3) {
@@ -396,7 +401,7 @@ void op_answer(struct buf *b, const struct lin_op *op, const char *path, struct 
         } else if (f.no < 5) {
             v[f.no] = (int64_t)f.v;
         } else if (op->kind == LIN_TTL && f.no == 5) {
-            buf_fmt(&keys, " %d", key_of(f.bytes));
+            buf_fmt(&keys, " %d", rpc_key(f.bytes));
         }
     }
     if ((op->kind == LIN_KEEP && v[3] <= 0) || (op->kind == LIN_TTL && v[3] < 0)) {
@@ -465,11 +470,11 @@ static void event_text(struct buf *b, struct span m, int64_t *ret_mod) {
         buf_fmt(b, " -%d@%lld", k.key, (long long)k.mod);
     } else {
         buf_str(b, " +");
-        kv_text(b, kv);
+        kv_line(b, kv);
     }
     if (prev.p) {
         buf_u8(b, '^');
-        kv_text(b, prev);
+        kv_line(b, prev);
     }
 }
 

@@ -96,27 +96,30 @@ int server_start(struct server *s, struct err *e) {
     AUTO_FREE char *cert = str_fmt("--cert-file=%s/cert.pem", s->r->dir);
     AUTO_FREE char *key = str_fmt("--key-file=%s/key.pem", s->r->dir);
     AUTO_FREE char *ca = str_fmt("--trusted-ca-file=%s/ca.pem", s->r->dir);
-    bool slow = s->r->o.scenario == LIN_S_SLOW;
-    const char *argv[] = {
-        s->faulty ? s->r->o.faulty : s->r->o.kfarm,
-        "store",
-        "--log-level=warn",
-        "--data-dir",
-        s->data,
-        "--listen-client-urls",
-        url,
-        "--advertise-client-urls",
-        url,
-        "--ready-fd=3",
-        "--watch-progress-notify-interval=20ms",
-        slow ? "--max-request-bytes=16384" : "--experimental-enable-lease-checkpoint",
-        slow ? "--max-txn-ops=64" : "--experimental-enable-lease-checkpoint-persist",
-        "--bcrypt-cost=4",
-        u->tls ? cert : NULL,
-        key,
-        u->by_cert ? ca : NULL,
-        "--client-cert-auth",
-        NULL};
+    enum lin_scenario what = s->r->o.scenario;
+    bool small = what == LIN_S_SLOW || what == LIN_S_LAG; /* messages */
+    const char *argv[] = {s->faulty ? s->r->o.faulty : s->r->o.kfarm,
+                          "store",
+                          "--log-level=warn",
+                          "--data-dir",
+                          s->data,
+                          "--listen-client-urls",
+                          url,
+                          "--advertise-client-urls",
+                          url,
+                          "--ready-fd=3",
+                          "--watch-progress-notify-interval=20ms",
+                          what == LIN_S_SLOW  ? "--max-request-bytes=16384"
+                          : what == LIN_S_LAG ? "--max-request-bytes=65536"
+                                              : "--experimental-enable-lease-checkpoint",
+                          small ? "--max-txn-ops=64"
+                                : "--experimental-enable-lease-checkpoint-persist",
+                          "--bcrypt-cost=4",
+                          u->tls ? cert : NULL,
+                          key,
+                          u->by_cert ? ca : NULL,
+                          "--client-cert-auth",
+                          NULL};
     const char *envp[] = {"PATH=/usr/bin:/bin", "KF_FAULT_FD=4", "ASAN_OPTIONS=detect_leaks=0",
                           NULL};
     AUTO_FD int log = sys_open(AT_FDCWD, s->log, O_WRONLY | O_CREAT | O_APPEND, 0600, e);

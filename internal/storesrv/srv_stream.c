@@ -1,5 +1,5 @@
-/* RangeStream: a range in pages, each read when the client has taken the one before. All pages are of one revision; the
- * last carries header, count and whether there is more, as etcd 3.7 does it. */
+/* RangeStream: a range in pages, each read when the client has taken the one before. All pages are of one revision, and a
+ * compaction that overtakes them ends the call; the last carries header, count and whether there is more, as etcd 3.7 does it. */
 #include "internal/storesrv/srv_ns.h"
 
 #include <stdlib.h>

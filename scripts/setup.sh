@@ -16,11 +16,11 @@ demo="$build iproute2 iputils-ping nftables procps curl openssl jq etcd-client k
     qemu-system-x86 qemu-utils ovmf seabios ipxe-qemu ipxe mmdebstrap squashfs-tools cpio zstd kmod
     busybox-static"
 # The peers and tools of the test suite.
-test="$demo ccache clang clang-format bats nghttp2-client udhcpc isc-dhcp-client isc-dhcp-relay tftp-hpa atftp
+test="$demo ccache clang clang-format bats nghttp2-client udhcpc isc-dhcp-client isc-dhcp-relay tftp-hpa atftp netbase
     python3-kubernetes python3-yaml python3-etcd3 python3-grpcio
     python3-pytest python3-hypothesis python3-mock python3-six python3-tenacity grub-efi-amd64-bin socat tcpdump strace nodejs?node npm?npm"
 # What the benchmarks compare with.
-bench="$demo nghttp2-client wrk atftp kea-admin etcd-server dnsmasq-base"
+bench="$demo nghttp2-client wrk atftp netbase kea-admin etcd-server dnsmasq-base"
 # Building upstream Kubernetes for the tests (scripts/upstream.sh).
 upstream="$test dpkg-dev rsync patch"
 

@@ -55,6 +55,9 @@ void loop_stop(struct loop *l) {
 uint64_t loop_now(const struct loop *l) {
     return l->now;
 }
+uint64_t loop_turns(const struct loop *l) {
+    return l->turns;
+}
 struct pool *loop_pool(struct loop *l) {
     return l->pool;
 }
@@ -162,6 +165,7 @@ static void run_timers(struct loop *l) {
     while (l->n_timers && l->heap[0]->due_ns <= limit && !l->stopping) {
         struct loop_timer *t = l->heap[0];
         loop_timer_stop(t);
+        l->turns++;
         t->cb(t);
         if (l->is_virtual && l->n_timers && l->heap[0]->due_ns == limit) {
             break;
@@ -238,12 +242,7 @@ static int wait_ms(struct loop *l, uint64_t max_ns) {
     return ms > 3600000 ? 3600000 : (int)ms;
 }
 
-int loop_step(struct loop *l, uint64_t max_ns, struct err *e) {
-    /* A hook may finish what the caller of single steps waits for: look again before sleeping. */
-    if (!list_empty(&l->hooks)) {
-        run_hooks(l);
-        max_ns = 0;
-    }
+static int turn(struct loop *l, uint64_t max_ns, struct err *e) {
     if (l->stopping) { /* by a hook: do not sleep first */
         return 0;
     }
@@ -264,6 +263,7 @@ int loop_step(struct loop *l, uint64_t max_ns, struct err *e) {
         struct epoll_event *ev = &l->batch[l->batch_at++];
         struct loop_io *io = ev->data.ptr;
         if (io) {
+            l->turns++;
             io->cb(io, ev->events);
         }
     }
@@ -272,10 +272,22 @@ int loop_step(struct loop *l, uint64_t max_ns, struct err *e) {
     return 0;
 }
 
+int loop_step(struct loop *l, uint64_t max_ns, struct err *e) {
+    /* A hook may finish what the caller of single steps waits for: look again before sleeping. */
+    bool hooks = !list_empty(&l->hooks);
+    run_hooks(l);
+    return turn(l, hooks ? 0 : max_ns, e);
+}
+
+static bool has_work(const struct loop *l) {
+    return !l->stopping && (l->n_ios || l->n_timers || !list_empty(&l->hooks));
+}
+
 int loop_run(struct loop *l, struct err *e) {
     l->stopping = false;
-    while (!l->stopping && (l->n_ios || l->n_timers || !list_empty(&l->hooks))) {
-        int rc = loop_step(l, UINT64_MAX, e);
+    while (has_work(l)) {
+        run_hooks(l);
+        int rc = has_work(l) ? turn(l, UINT64_MAX, e) : 0;
         if (rc < 0) {
             return rc;
         }

@@ -69,6 +69,7 @@ NODISCARD int loop_run(struct loop *l, struct err *e);
 NODISCARD int loop_step(struct loop *l, uint64_t max_ns, struct err *e);
 void loop_stop(struct loop *l);
 uint64_t loop_now(const struct loop *l);
+uint64_t loop_turns(const struct loop *l); /* callbacks of descriptors and timers so far: who else uses the loop? */
 /* Blocks for whatever lives on the loop's thread; trimmed while the loop has little to do. */
 struct pool *loop_pool(struct loop *l);
 /* Runs ctx hooks once before the loop sleeps next (to batch: commit, then answer). */

@@ -13,7 +13,7 @@ struct lanes;
 struct loop {
     int epfd;
     bool stopping, is_virtual;
-    uint64_t now, next_trim;
+    uint64_t now, next_trim, turns;
     struct pool *pool;
     struct loop_timer **heap;
     size_t n_timers, cap_timers, n_ios;

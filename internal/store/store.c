@@ -194,6 +194,7 @@ int store_open_vfs(struct loop *l, int dirfd, const char *name, const struct sto
         return rc;
     }
     wal_init(s);
+    s->commit_ns = 2 * STORE_LONE_NS; /* not known yet: the first ones are the lane's */
     task_idle_arm(s);
     if (s->sweeping) {
         loop_before_sleep(l, &s->flush_hook, store_flush, s);

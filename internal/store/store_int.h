@@ -32,6 +32,7 @@ enum {
     STORE_WAL_KEEP = 256 * 1024, /* of the WAL file while idle */
     LEASE_TTL_MIN = 2, /* 1.5 × etcd's default election timeout, rounded up */
 };
+#define STORE_LONE_NS (NS_PER_MS / 2) /* a commit the loop may wait for */
 #define LEASE_TTL_MAX 9000000000ll
 
 /* A key as it is now; and with it its row in the log, where it is not deleted. */
@@ -311,7 +312,7 @@ struct sweep { /* the removal of what one compaction left */
     struct last *lasts;  /* of some keys the revision that stays; NULL: none is known */
 };
 
-/* State of the write lane: only its thread touches it while a job is out. */
+/* What commits: the write lane's while a job is out, else the loop's. */
 struct writer {
     struct db db;
     int64_t rev, compact_rev;
@@ -378,7 +379,9 @@ struct store {
     /* write queue */
     struct list pending;
     size_t n_pending;
-    bool busy; /* a batch or a task is on the lane */
+    bool busy; /* a batch or a task is on the lane: s->wr is the lane's */
+    uint64_t commit_ns; /* the longest of the last commits, forgotten little by little */
+    uint64_t turns;     /* of the loop, when the last commit was answered */
     bool closing;
     struct loop_hook flush_hook;
     uint32_t batches_since_task;

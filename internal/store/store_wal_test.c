@@ -329,6 +329,90 @@ TEST(store, commits_overwrite) {
     box_fini(&b);
 }
 
+/* ---- which thread commits ---- */
+
+struct seen {
+    struct box *b;
+    size_t left;
+    uint64_t began, turns; /* of the loop */
+};
+
+static void seen_done(void *ctx, struct store_txn *t, int rc, const struct err *e) {
+    struct seen *w = ctx;
+    (void)t;
+    ASSERT_OK(rc, e);
+    w->left--;
+    w->turns = loop_turns(w->b->l) - w->began;
+}
+
+/* Puts `n` keys at once, or deletes all; true: without the write lane, whose answers are a callback of the loop. */
+static bool on_the_loop(struct box *b, size_t n) {
+    struct seen w = {b, n ? n : 1, loop_turns(b->l), 0};
+    struct err e = ERR_INIT;
+    for (size_t i = 0; i < w.left; i++) {
+        char k[16];
+        ASSERT_OK(str_put(k, sizeof(k), "lone/%zu", i), &e);
+        struct store_txn *t = store_txn_new(0);
+        if (n) {
+            store_txn_put(t, &t->body.then, span_str(k), span_str("v"), 0);
+        } else {
+            store_txn_delete(t, &t->body.then, span_str("a"), span_str("z"));
+        }
+        store_txn(b->s, t, seen_done, &w);
+    }
+    while (w.left) {
+        ASSERT_OK(loop_step(b->l, NS_PER_S, &e), &e);
+    }
+    return w.turns == 0;
+}
+
+/* Nothing is under way, and the commits before took so long. */
+static void rest_after(struct box *b, uint64_t commit_ns) {
+    struct err e = ERR_INIT;
+    while (b->s->busy || b->s->wal.out) {
+        ASSERT_OK(loop_step(b->l, NS_PER_S, &e), &e);
+    }
+    loop_timer_stop(&b->s->idle_timer); /* or it would count, on a machine that is busy */
+    b->s->turns = loop_turns(b->l);
+    b->s->commit_ns = commit_ns;
+}
+
+static void nothing(struct loop_timer *t) {
+    (void)t;
+}
+
+TEST(store, lone_write_commits_on_the_loop) {
+    struct box b = {0};
+    struct err e = ERR_INIT;
+    struct loop_timer timers[2] = {0};
+    box_open(&b);
+    ASSERT(!on_the_loop(&b, 1)); /* nobody knows yet how quick the disk is */
+    rest_after(&b, 0);
+    ASSERT(on_the_loop(&b, 1));
+    rest_after(&b, 0);
+    ASSERT(!on_the_loop(&b, 2)); /* the second's commit waits for the first's */
+    rest_after(&b, 0);
+    ASSERT(!on_the_loop(&b, 0)); /* an interval may hold any number of keys */
+    rest_after(&b, NS_PER_S);    /* a slow disk must not stop reads and watches */
+    ASSERT(!on_the_loop(&b, 1));
+    ASSERT(b.s->commit_ns > NS_PER_S / 16 * 14 && b.s->commit_ns < NS_PER_S);
+    rest_after(&b, 0);
+    for (size_t i = 0; i < ARRAY_LEN(timers); i++) { /* somebody else uses the loop */
+        loop_timer_start(b.l, &timers[i], 0, nothing, "other");
+    }
+    while (loop_timer_active(&timers[0]) || loop_timer_active(&timers[1])) {
+        ASSERT_OK(loop_step(b.l, NS_PER_S, &e), &e);
+    }
+    ASSERT(!on_the_loop(&b, 1));
+    rest_after(&b, 0);
+    b.s->wal.out = true; /* a checkpoint, as it were: it syncs as well */
+    ASSERT(!on_the_loop(&b, 1));
+    b.s->wal.out = false;
+    rest_after(&b, 0);
+    ASSERT(on_the_loop(&b, 1));
+    box_fini(&b);
+}
+
 /* ---- others ---- */
 
 TEST(store, other_programs_find_it_locked) {

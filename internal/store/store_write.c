@@ -378,10 +378,17 @@ static void take_effect(struct store *s, struct wr *w) {
     }
 }
 
+/* A long commit counts at once, and until some fifty short ones followed for each time that it was e times longer. */
+static void commit_took(struct store *s, uint64_t ns) {
+    uint64_t kept = s->commit_ns - s->commit_ns / 16;
+    s->commit_ns = ns > kept ? ns : kept;
+}
+
 static void batch_done(struct loop_work *lw) {
     struct batch *b = CONTAINER_OF(lw, struct batch, w);
     struct store *s = b->s;
     s->busy = false;
+    commit_took(s, b->took_ns);
     s->st.n_txns += b->n;
     if (b->rc == 0) {
         s->rev = b->rev;
@@ -423,10 +430,11 @@ static void batch_done(struct loop_work *lw) {
     ebatch_free(b->eb);
     free(b);
     task_idle_arm(s);
+    s->turns = loop_turns(s->l);
     store_kick(s);
 }
 
-static void batch_start(struct store *s) {
+static struct batch *batch_new(struct store *s) {
     struct batch *b = new_zero(struct batch);
     b->w.run = batch_run;
     b->w.done = batch_done;
@@ -445,6 +453,11 @@ static void batch_start(struct store *s) {
     }
     s->busy = true;
     s->batches_since_task++;
+    return b;
+}
+
+static void batch_start(struct store *s) {
+    struct batch *b = batch_new(s);
     struct err e = ERR_INIT;
     int rc =
         loop_work_submit(s->l, LANE_DB_WRITE, &b->w, &e); /* from here the batch is the lane's */
@@ -455,7 +468,45 @@ static void batch_start(struct store *s) {
     }
 }
 
-void store_kick(struct store *s) {
+enum {
+    LONE_OPS = 8,
+    LONE_BYTES = 64 * 1024,
+};
+
+static bool points_only(const struct store_ops *ops) {
+    for (size_t i = 0; i < ops->n; i++) {
+        const struct store_op *op = &ops->v[i];
+        if (!(op->kind == STORE_OP_PUT || (op->kind == STORE_OP_RANGE && !op->u.range.end.n) ||
+              (op->kind == STORE_OP_DELETE && !op->u.del.end.n))) {
+            return false;
+        }
+    }
+    return ops->n <= LONE_OPS;
+}
+
+/* Done in microseconds, whatever the store holds. */
+static bool is_small(const struct wr *w) {
+    const struct store_body *b = w->kind == WR_TXN ? &w->txn->body : NULL;
+    if (!b || w->bytes > LONE_BYTES || b->n_cmps > LONE_OPS) {
+        return w->kind == WR_GRANT;
+    }
+    for (size_t i = 0; i < b->n_cmps; i++) {
+        if (b->cmps[i].end.n) {
+            return false;
+        }
+    }
+    return points_only(&b->then) && points_only(&b->els);
+}
+
+/* A small write of somebody who has the loop to himself, and a disk that is quick: handing it to the lane and back, two wake-ups
+ * of a sleeping thread, would take as long as the commit. Anybody else's callback since the last answer sends the next
+ * commit to the lane, and so does a commit that was slow: at most one of them is waited for here. */
+static bool is_lone(const struct store *s) {
+    return s->n_pending == 1 && is_small(CONTAINER_OF(s->pending.next, struct wr, link)) &&
+           !s->wal.out && s->commit_ns <= STORE_LONE_NS && loop_turns(s->l) - s->turns <= 1;
+}
+
+static void kick(struct store *s, bool in_hook) {
     wal_kick(s);
     if (s->busy) {
         return;
@@ -472,13 +523,25 @@ void store_kick(struct store *s) {
         s->busy = false;
         free(task);
     }
-    if (!idle && !wal_full(s)) {
+    if (idle || wal_full(s)) {
+        return;
+    }
+    if (!is_lone(s)) {
         batch_start(s);
+    } else if (in_hook) {
+        struct batch *b = batch_new(s);
+        batch_run(&b->w);
+        batch_done(&b->w);
+    } else { /* not inside another's answer */
+        loop_before_sleep(s->l, &s->flush_hook, store_flush, s);
     }
 }
 
+void store_kick(struct store *s) {
+    kick(s, false);
+}
 void store_flush(void *ctx) {
-    store_kick(ctx);
+    kick(ctx, true);
 }
 
 void store_submit(struct store *s, struct wr *own_wr) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # Four ways from power-on to an initrd, with QEMU's firmware: BIOS with an iPXE ROM, BIOS through undionly.kpxe, OVMF PXE
 # through snponly.efi, OVMF UEFI HTTP Boot. The kernel is Debian's, the initrd a shell that asks for an address.
-# timeout: 900
+# timeout: 1800
 
 LAB=$BATS_TEST_DIRNAME/../lab.sh
 KFARM=$(readlink -f "${KFARM:-$BATS_TEST_DIRNAME/../../build/kfarm}")
@@ -74,7 +74,7 @@ PLAN
     "$LAB" exec "$NAME" "$KFARM" netboot --interface br0 --plan "$W/plan.json" --data-dir "$W/data" --boot-dir "$W/boot" \
         --images-dir "$W/images" --log-level debug 2>"$W/log" >/dev/null 3>&- &
     echo $! >"$W/pid"
-    for _ in $(seq 50); do grep -q msg=ready "$W/log" && break; sleep 0.1; done
+    for _ in $(seq 600); do grep -q msg=ready "$W/log" && break; sleep 0.1; done
 }
 
 teardown_file() {
@@ -94,7 +94,7 @@ boots() {
     shift 2
     "$LAB" boot "$NAME" "$vm" --mem 512 "$@"
     "$LAB" wait "$NAME" "$vm" "INITRD .*who=$who" 240
-    "$LAB" wait "$NAME" "$vm" INITRD-HAS-ADDRESS 60
+    "$LAB" wait "$NAME" "$vm" INITRD-HAS-ADDRESS 240
     "$LAB" cut "$NAME" "$vm"
 }
 
@@ -102,12 +102,11 @@ boots() {
     boots bios bios --bios --tap 0
     run grep -c "tftp: sent" "$W/log"
     [ "$output" = 0 ] # it needs no other loader
-    cp "$W/log" /tmp/net-fw.log
     # iPXE solicits a router in growing pauses, six times until it gives up 15 s after the first, and boots then: so it
-    # took an answer when it has its script after so few. (More than one when the machine is too slow for the first pause
-    # of 0.25 s.)
+    # took an answer when it has its script after fewer. (More than one when the machine is too slow for its first pauses,
+    # of 0.25 s and twice as long each.)
     run grep -c "router advertisement" <(sed "/boot script/q" "$W/log")
-    [ "$output" -ge 1 ] && [ "$output" -le 3 ]
+    [ "$output" -ge 1 ] && [ "$output" -le 5 ]
 }
 
 @test "BIOS through undionly.kpxe, loaded once" {

@@ -119,9 +119,10 @@ static int open_all(struct store *s, const char *name, const char *base_vfs, str
         return rc;
     }
     s->path = db_path(s->dirfd, name);
-    struct db_opts o = {store_vfs_name(s->vfs), s->path, true, s->o.cache_bytes};
-    if ((rc = db_open(&s->wr.db, &o, e)) < 0 || (rc = db_schema(&s->wr.db, e)) < 0 ||
-        (rc = db_open(&s->rd, &o, e)) < 0) {
+    struct db_opts wr = {store_vfs_name(s->vfs), s->path, true, s->o.write_cache_bytes};
+    struct db_opts rd = {store_vfs_name(s->vfs), s->path, false, s->o.cache_bytes};
+    if ((rc = db_open(&s->wr.db, &wr, e)) < 0 || (rc = db_schema(&s->wr.db, e)) < 0 ||
+        (rc = db_open(&s->rd, &rd, e)) < 0) {
         return rc;
     }
     return load(s, e);
@@ -179,6 +180,7 @@ int store_open_vfs(struct loop *l, int dirfd, const char *name, const struct sto
     s->o.max_request_bytes = s->o.max_request_bytes ? s->o.max_request_bytes : 1536 * 1024;
     s->o.cache_bytes = s->o.cache_bytes ? s->o.cache_bytes : 512 * 1024;
     s->o.read_cache_bytes = s->o.read_cache_bytes ? s->o.read_cache_bytes : 8 << 20;
+    s->o.write_cache_bytes = s->o.write_cache_bytes ? s->o.write_cache_bytes : 16 << 20;
     s->o.recent_bytes = s->o.recent_bytes ? s->o.recent_bytes : 256 * 1024;
     struct list *lists[] = {&s->pending, &s->physical, &s->defrags, &s->synced,
                             &s->lagging, &s->recent,   &s->expired};

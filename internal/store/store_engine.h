@@ -20,6 +20,7 @@ struct store_opts {
     uint32_t max_request_bytes; /* 0: 1.5 MiB */
     uint32_t cache_bytes;       /* 0: 512 KiB page cache for each connection, released when idle */
     uint32_t read_cache_bytes;  /* 0: 8 MiB at most while large ranges are read, released two seconds behind the last */
+    uint32_t write_cache_bytes; /* 0: 16 MiB at most while there are writes, released two seconds behind the last */
     uint32_t recent_bytes;      /* 0: 256 KiB of recent events kept for watches that lag */
     uint32_t lease_checkpoint_s; /* 0: after a restart a lease has its whole time; else what was left is kept so often */
     bool keep_prev;             /* events carry previous values even when no watch asks */

@@ -185,6 +185,9 @@ static void idle_fired(struct loop_timer *tm) {
     wal_tick(s, quiet);
     if (quiet) {
         sqlite3_db_release_memory(s->rd.h);
+        if (!s->busy) { /* else the timer runs again behind the task */
+            sqlite3_db_release_memory(s->wr.db.h);
+        }
     } else {
         loop_timer_start(s->l, tm, IDLE_NS, idle_fired, "store-idle");
     }

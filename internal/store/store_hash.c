@@ -109,7 +109,7 @@ static int hash_rows(struct hash_job *j, struct buf *b, int64_t *from) {
         return -(int)j->err.code;
     }
     sqlite3_bind_int64(st, 1, *from);
-    sqlite3_bind_int64(st, 2, id_of(j->rev + 1, 0));
+    sqlite3_bind_int64(st, 2, j->rev < 0 ? 0 : id_of(j->rev + 1, 0));
     int rc = SQLITE_ROW, out = 0;
     for (int n = 0; n < STORE_BREATH && out == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW; n++) {
         int64_t id = sqlite3_column_int64(st, 0);

@@ -122,6 +122,7 @@ int etcd_store_open(struct etcd_store *s, const struct etcd_flags *f, struct loo
                                 .n_endpoints = f->servers.n,
                                 .prefix = f->prefix != NULL ? f->prefix : "/kfarm/default",
                                 .rooted = true,
+                                .alone = f->alone,
                                 .tls = s->tls,
                                 .on_state = on_state,
                                 .ctx = s};

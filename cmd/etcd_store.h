@@ -11,6 +11,7 @@ struct tls_config;
 struct etcd_flags {
     struct opt_list servers; /* none: no etcd */
     const char *prefix, *cafile, *certfile, *keyfile;
+    bool alone;
     int64_t tls_fd; /* instead of the files: {"ca", "cert", "key"} from this descriptor; -1: none */
 };
 #define ETCD_FLAGS(f)                                                                             \
@@ -20,6 +21,9 @@ struct etcd_flags {
         {"etcd-cafile", OPT_STR, &(f)->cafile, "FILE", "CAs of etcd's certificates"},             \
         {"etcd-certfile", OPT_STR, &(f)->certfile, "FILE", "client certificate towards etcd"}, {  \
         "etcd-keyfile", OPT_STR, &(f)->keyfile, "FILE", "its key"                                 \
+    }, {                                                                                          \
+        "etcd-sole-writer", OPT_BOOL, &(f)->alone, NULL,                                          \
+            "no other API server uses this prefix: reads are answered from memory"                \
     }, {                                                                                          \
         "etcd-tls-fd", OPT_I64, &(f)->tls_fd, "N", "descriptor that gives the three of them"      \
     }

@@ -389,6 +389,7 @@ bool api_admit_create(struct api_call *c, struct json *obj) {
 }
 
 bool api_admit_created(struct api_call *c, struct json *obj) {
+    c->n_ops = 0;
     if (!api_pss_admit(c, obj, NULL) ||
         (is_res(c, "", "namespaces") && !api_pss_namespace(c, obj))) {
         return false;
@@ -420,6 +421,7 @@ bool api_admit_update(struct api_call *c, struct json *obj, const struct json *o
 }
 
 bool api_admit_updated(struct api_call *c, struct json *obj, const struct json *old) {
+    c->n_ops = 0;
     if (!api_pss_admit(c, obj, old) ||
         (is_res(c, "", "namespaces") && !api_pss_namespace(c, obj))) {
         return false;

@@ -13,7 +13,21 @@ struct boot {
     char now[TIME_STR];
 };
 
+static void on_boot_synced(void *ctx, int rc, const struct err *e) {
+    struct apiserver *a = ctx;
+    (void)e;
+    if (rc >= 0 && !a->closing && !a->reloading) {
+        api_boot_start(a);
+    } else if (!a->closing) {
+        api_cache_later(a, API_AGAIN_MS * NS_PER_MS);
+    }
+}
+
 static void boot_done(struct apiserver *a) {
+    if (!a->boot_failed && a->boot_lost && !a->closing) {
+        store_sync(a->store, on_boot_synced, a);
+        return;
+    }
     if (a->boot_failed) {
         if (!a->closing) {
             api_cache_later(a, API_AGAIN_MS * NS_PER_MS);
@@ -36,6 +50,8 @@ static void on_boot_txn(void *ctx, struct store_txn *t, int rc, const struct err
     if (rc < 0) {
         LOG_ERROR("apiserver", "writing the first objects, trying again in a second", F_ERR(e));
         a->boot_failed = true;
+    } else if (!t->body.succeeded && store_is_shared(a->store)) {
+        a->boot_lost = true;
     } else if (!t->body.succeeded) {
         LOG_WARN("apiserver", "the first objects changed while they were written, continuing");
     }
@@ -263,7 +279,7 @@ void api_boot_start(struct apiserver *a) {
     struct err e = ERR_INIT;
     time_rfc3339(clock_wall_ns() / NS_PER_S, b.now);
     a->n_boot_pending = 1;
-    a->boot_failed = false;
+    a->boot_failed = a->boot_lost = false;
     int rc = boot_table(&b, &e);
     if (rc >= 0) {
         rc = boot_kubernetes(&b, "", "services", service_spec, NULL, &e);

@@ -256,6 +256,7 @@ static struct api_res *apply_event(struct apiserver *a, const struct store_event
     struct span key;
     size_t ns_n = 0;
     if (!key_parse(a, ev->kv.key, &res, &key, &ns_n)) {
+        a->choice_rev = api_svc_is_choice(ev->kv.key) ? ev->kv.mod_rev : a->choice_rev;
         return NULL;
     }
     size_t at = api_cache_lower(res, key);
@@ -366,6 +367,7 @@ static int on_scan(void *ctx, const struct store_kv *kv) {
     struct span key;
     size_t ns_n = 0;
     if (!key_parse(a, kv->key, &res, &key, &ns_n)) {
+        a->choice_rev = api_svc_is_choice(kv->key) ? kv->mod_rev : a->choice_rev;
         return 0;
     }
     if (res->n_fresh == res->cap_fresh) {
@@ -464,6 +466,7 @@ int api_cache_load(struct apiserver *a, struct err *e) {
         return 0;
     }
     store_watch_stop(TAKE(a->watch));
+    a->choice_rev = 0;
     int rc = store_scan(a->store, all_keys, all_end, on_scan, on_scanned, a, e);
     a->scanning = rc >= 0;
     return rc;

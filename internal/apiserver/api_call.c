@@ -221,11 +221,51 @@ static bool shape_ok(const struct api_call *c) {
     return !named || !c->kr->namespaced || t->ns[0] != '\0';
 }
 
+/* ---- freshness ----
+ * When other API servers write to the same store, the cache may be older than what a client has been told elsewhere: reads
+ * that ask for the newest state, or for a later one than the cache's, and all that may write wait for it. */
+
+static void on_fresh(void *ctx, int rc, const struct err *e) {
+    struct api_call *c = ctx;
+    if (c->r != NULL && rc < 0) {
+        c->retry_after = true;
+        api_fail_err(c, e);
+    } else if (c->r != NULL && c->a->reloading) {
+        c->retry_after = true;
+        api_fail(c, 503, "ServiceUnavailable", "the server is reading its storage again");
+    } else if (c->r != NULL) {
+        c->next(c);
+    }
+    api_call_unbusy(c);
+}
+
+static void fresh(struct api_call *c, void (*next)(struct api_call *c)) {
+    if (!store_is_shared(c->a->store)) {
+        next(c);
+        return;
+    }
+    c->next = next;
+    api_call_busy(c);
+    store_sync(c->a->store, on_fresh, c);
+}
+
+static void read_resource(struct api_call *c, void (*read)(struct api_call *c)) {
+    const char *rv_text = api_query(c, "resourceVersion");
+    uint64_t rv = 0;
+    if (rv_text == NULL || rv_text[0] == '\0' ||
+        (span_to_u64(span_str(rv_text), 0, INT64_MAX, &rv) >= 0 &&
+         (int64_t)rv > store_rev(c->a->store))) {
+        fresh(c, read);
+    } else {
+        read(c);
+    }
+}
+
 static void call_resource(struct api_call *c) {
     switch (c->t.verb) {
-    case API_V_GET: api_get(c); return;
-    case API_V_LIST: api_list(c); return;
-    case API_V_WATCH: api_watch_start(c); return;
+    case API_V_GET: read_resource(c, api_get); return;
+    case API_V_LIST: read_resource(c, api_list); return;
+    case API_V_WATCH: read_resource(c, api_watch_start); return;
     case API_V_CREATE: api_with_body(c, api_create); return;
     case API_V_UPDATE: api_with_body(c, api_update); return;
     case API_V_PATCH: api_with_body(c, api_patch); return;
@@ -466,7 +506,7 @@ static void on_body(struct http_req *r, int rc, struct span body, void *ctx) {
                  "application/yaml, application/vnd.kubernetes.protobuf");
         return;
     }
-    c->next(c);
+    fresh(c, c->next);
 }
 
 void api_with_body(struct api_call *c, void (*next)(struct api_call *c)) {

@@ -400,6 +400,7 @@ NODISCARD int api_svc_init(struct apiserver *a, const char *cidr, const char *po
 void api_svc_event(struct apiserver *a, const struct api_obj *prev, const struct api_obj *now);
 void api_svc_release(struct api_call *c);
 void api_svc_carry(struct api_call *c, struct json *svc, const struct json *old);
+bool api_svc_is_choice(struct span key); /* see api_svc.c */
 bool api_svc_admit(struct api_call *c, struct json *svc, const struct json *old);
 void api_svc_free(struct apiserver *a);
 const char *api_svc_first_ip(const struct apiserver *a);
@@ -456,6 +457,7 @@ struct apiserver {
     struct map turns; /* objects with a commit under way */
     struct api_rbac *rbac;
     struct api_svc *svc;
+    int64_t choice_rev; /* of the key that goes along with chosen service addresses */
     char *cluster_name, *sa_issuer, *advertise_address;
     uint16_t advertise_port;
     bool farm, anonymous, ready, stopping;
@@ -463,6 +465,7 @@ struct apiserver {
     bool scanning;    /* everything is being read */
     bool reloading;   /* the cache may be older than what was answered: nothing is served from it */
     bool boot_failed; /* some of the first objects were not written */
+    bool boot_lost;   /* somebody else wrote them at the same time: what is still missing is looked for again */
     struct span *sa_pems;
     size_t n_sa_pems;
     struct apiserver_signer signer;

@@ -311,7 +311,6 @@ bool api_admit_quota(struct api_call *c, const struct json *obj, const struct js
     struct api_res *res = api_res_find(c->a, "", "resourcequotas");
     size_t from = 0;
     size_t to = 0;
-    c->n_ops = 0;
     if (res == NULL || old != NULL || !c->main->namespaced || c->res == res) {
         return true;
     }

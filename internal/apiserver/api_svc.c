@@ -4,7 +4,8 @@
 #include <netinet/in.h>
 
 /* Service addresses and node ports. What is taken is counted from the services in the cache, kept up to date by their
- * events; what a request in flight has chosen is held until its commit has ended. */
+ * events; what a request in flight has chosen is held until its commit has ended. On a shared store other API servers choose
+ * too: every choice goes along with a new value of one key, so that of two made at a time one is lost and made again. */
 
 enum { SVC_MAX_BITS = 16, SVC_HOLD_MAX = 32 };
 
@@ -409,6 +410,26 @@ static void families(struct api_call *c, struct json *svc) {
     }
 }
 
+static const char choice_text[] = "/registry/kfarm/service-allocations";
+static const struct span choice_key = {(const uint8_t *)choice_text, sizeof choice_text - 1};
+
+bool api_svc_is_choice(struct span key) {
+    return span_eq(key, choice_key);
+}
+
+static bool tell_choice(struct api_call *c, const struct hold *h) {
+    if ((h->n_ips == 0 && h->n_ports == 0) || c->dry_run || !store_is_shared(c->a->store)) {
+        return true;
+    }
+    if (c->n_ops >= ARRAY_LEN(c->ops)) {
+        api_fail(c, 500, "InternalError", "Internal error occurred: too many changes at once");
+        return false;
+    }
+    c->ops[c->n_ops++] = (struct api_extra_op){choice_key, SPAN_LIT("1"), c->a->choice_rev};
+    c->again_on_conflict = true;
+    return true;
+}
+
 bool api_svc_admit(struct api_call *c, struct json *svc, const struct json *old) {
     struct hold *h = arena_new(&c->mem, struct hold);
     if (h == NULL || !counted(c->a)) {
@@ -434,6 +455,7 @@ bool api_svc_admit(struct api_call *c, struct json *svc, const struct json *old)
     if (ok && has_ports(svc)) {
         ok = take_ports(c, h, svc, old);
     }
+    ok = ok && tell_choice(c, h);
     if (!ok || c->dry_run) {
         api_svc_release(c);
     }

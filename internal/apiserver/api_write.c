@@ -76,9 +76,17 @@ struct turn {
     bool busy;
 };
 
+/* Services of a shared store all take turns: each changes the count of allocations. */
+static char *turn_key(const struct apiserver *a, const struct api_res *res, const char *ns,
+                      const char *name) {
+    return res == a->services && store_is_shared(a->store)
+               ? str_dup(res->prefix)
+               : str_fmt("%s%s/%s", res->prefix, ns, name);
+}
+
 bool api_wait_turn(struct api_call *c, struct api_res *res, const char *ns, const char *name,
                    void (*run)(struct api_call *c)) {
-    AUTO_FREE char *key = str_fmt("%s%s/%s", res->prefix, ns, name);
+    AUTO_FREE char *key = turn_key(c->a, res, ns, name);
     struct turn *t = map_get_str(&c->a->turns, key);
     if (t == NULL || !t->busy) {
         return false;
@@ -136,12 +144,28 @@ static void on_retry(struct loop_timer *t) {
     }
 }
 
+static void on_retry_synced(void *ctx, int rc, const struct err *e) {
+    struct api_call *c = ctx;
+    if (c->a->closing) {
+        /* its connection is closed with it */
+    } else if (rc < 0) {
+        api_fail_err(c, e);
+    } else {
+        c->again(c);
+    }
+    api_call_unbusy(c);
+}
+
 void api_retry(struct api_call *c) {
     struct apiserver *a = c->a;
     if (a->closing) {
         return;
     }
     api_call_busy(c);
+    if (store_is_shared(a->store)) {
+        store_sync(a->store, on_retry_synced, c);
+        return;
+    }
     list_add_tail(&a->retries, &c->retry_link);
     if (!loop_timer_active(&a->retry_timer)) {
         loop_timer_start(a->l, &a->retry_timer, RETRY_MS * NS_PER_MS, on_retry, "lost races");
@@ -230,7 +254,7 @@ void api_commit(struct api_call *c, struct api_res *res, const char *ns, const c
     k->done = done;
     k->key = ns[0] != '\0' ? str_fmt("%s/%s", ns, name) : str_dup(name);
     k->ns_n = strlen(ns);
-    k->turn_key = str_fmt("%s%s/%s", res->prefix, ns, name);
+    k->turn_key = turn_key(c->a, res, ns, name);
     turn_begin(k);
     struct api_obj *before = api_cache_get(res, span_str(k->key));
     k->before = before != NULL ? api_obj_ref(before) : NULL;
@@ -321,7 +345,8 @@ static void on_created(struct api_call *c, int rc, struct api_obj *now, const st
             api_retry(c);
             return;
         }
-        if (c->again_on_conflict && c->tries++ < LIM_API_RETRIES) {
+        bool there = api_cache_find(c->res, scope_ns(c), c->obj_name) != NULL;
+        if (c->again_on_conflict && !there && c->tries++ < LIM_API_RETRIES) {
             api_retry(c);
             return;
         }
@@ -410,6 +435,10 @@ void api_finish_create(struct api_call *c, struct json *obj, bool is_apply) {
 }
 
 static void create_run(struct api_call *c) {
+    if (c->res == c->a->services && store_is_shared(c->a->store) &&
+        api_wait_turn(c, c->res, "", "", create_run)) {
+        return;
+    }
     struct json *obj = api_decode_body(c, c->kr, true);
     if (obj != NULL) {
         c->generated = false;
@@ -661,7 +690,8 @@ static void update_run(struct api_call *c) {
     }
     c->again_on_conflict = false;
     if (check_current(c, obj, cur)) {
-        c->again = c->pinned ? NULL : update_run;
+        /* Of a shared store a race may be lost to another object's change (api_svc.c): check_current knows. */
+        c->again = c->pinned && !store_is_shared(c->a->store) ? NULL : update_run;
         api_finish_update(c, obj, cur, false);
     }
 }

@@ -327,6 +327,10 @@ static void etcd_stat(struct store *st, struct store_stat *ret) {
     ret->trouble = s->in_trouble ? s->trouble : s->state == CONN_READY ? NULL : "not connected yet";
 }
 
+static bool etcd_is_shared(const struct store *st) {
+    return !((const struct etcd *)(const void *)st)->alone;
+}
+
 /* ---- opening, closing ---- */
 
 static void etcd_close(struct store *st) {
@@ -420,6 +424,8 @@ int etcd_open(struct loop *l, const struct etcd_opts *o, struct store **ret, str
         .lease_grant = etcd_lease_grant,
         .lease_revoke = etcd_lease_revoke,
         .compact = etcd_compact,
+        .is_shared = etcd_is_shared,
+        .sync = etcd_sync,
     };
     struct etcd *s = new_zero(struct etcd);
     struct err local = ERR_INIT;
@@ -432,6 +438,8 @@ int etcd_open(struct loop *l, const struct etcd_opts *o, struct store **ret, str
     list_init(&s->running);
     list_init(&s->resting);
     efeed_init(s);
+    esync_init(s);
+    s->alone = o->alone;
     e = e ? e : &local;
     int rc = endpoints(s, o, e);
     if (rc >= 0) {

@@ -12,7 +12,7 @@
  * Spec:     etcd v3 API (etcdserverpb), gRPC over HTTP/2, keys as etcd's client/v3/namespace lays them out.
  *
  * Made for few watches: one that wants the past, or was paused, makes the feed go back for all; each gets every event once.
- * A store has one writer's cache behind it: two API servers on one prefix do not see each other's writes before they answer.
+ * Others may write behind the same prefix: the watches bring it, and store_sync waits until they have.
  */
 #ifndef KF_ETCD_H
 #define KF_ETCD_H
@@ -42,6 +42,7 @@ struct etcd_opts {
     bool rooted;            /* keys begin with "/": with "/a", what is in "/ab/…" is no key of ours. Slashes at the prefix's
                              * end are ignored. */
     struct tls_config *tls; /* for https: trust, and the client's certificate */
+    bool alone;             /* nobody else writes behind the prefix: the store is not shared (store.h) */
     bool plain;             /* http to other machines is allowed */
     /* Called when the cluster is lost (why, and again when the reason changes) and found (NULL). */
     void (*on_state)(void *ctx, const char *trouble);

@@ -12,7 +12,7 @@
 
 #include <stdlib.h>
 
-enum { BATCH_MAX = 1 << 30, SCRATCH_MAX = 1 << 28, PROGRESS_AGAIN_MS = 100 };
+enum { BATCH_MAX = 1 << 30, SCRATCH_MAX = 1 << 28, PROGRESS_AGAIN_MS = 100, SYNC_FENCE_MS = 20 };
 
 /* Where manual progress answers cannot be trusted, a key that nobody sees is written: its event is the proof. */
 static const struct span FENCE = {(const uint8_t *)"/\xff\xffkfarm", 8};
@@ -344,6 +344,7 @@ static void cancel(struct etcd *s, const struct cancel *k) {
 static void settle(struct etcd *s) {
     adjust(s);
     release_held(s);
+    efeed_ask_sync(s);
 }
 
 /* ---- receiving ---- */
@@ -605,6 +606,20 @@ void efeed_ask_progress(struct etcd *s) {
     }
     if (s->ws_created) {
         loop_timer_start(s->l, &s->progress_timer, PROGRESS_AGAIN_MS * NS_PER_MS, on_progress_timer,
+                         "etcd progress");
+    }
+}
+
+/* Without sound answers a key would have to be written: the events that are on their way are waited for first. */
+void efeed_ask_sync(struct etcd *s) {
+    if (!s->sync_held || s->progress_wanted || s->closing) {
+        return;
+    }
+    s->progress_wanted = true;
+    if (s->sound_progress) {
+        efeed_ask_progress(s);
+    } else {
+        loop_timer_start(s->l, &s->progress_timer, SYNC_FENCE_MS * NS_PER_MS, on_progress_timer,
                          "etcd progress");
     }
 }

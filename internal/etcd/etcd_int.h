@@ -123,6 +123,11 @@ struct etcd {
     bool progress_wanted, fencing, giving;
     struct eheld fence_hold;
 
+    bool alone; /* nobody else writes behind the prefix */
+    struct list sync_waiting, sync_reading;
+    bool sync_busy, sync_held;
+    struct eheld sync_hold;
+
     struct store_stat st_count;
 };
 
@@ -176,6 +181,13 @@ void efeed_watch_stop(struct store_watch *w);
 void efeed_watch_resume(struct store_watch *w);
 void efeed_watch_progress(struct store_watch *w);
 int64_t efeed_watch_next_rev(const struct store_watch *w);
+
+/* Makes etcd say how far the feed has come, when a sync waits for it. */
+void efeed_ask_sync(struct etcd *s);
+
+/* etcd_sync.c */
+void esync_init(struct etcd *s);
+void etcd_sync(struct store *st, store_done *done, void *ctx);
 
 /* etcd_codec.c: bytes in, values out. Decoders copy into the arena and give keys without the prefix. */
 struct answer_head {

@@ -55,6 +55,7 @@ void farm_etcd_plane(struct json_doc *d, struct json *pod, struct json *apiserve
         json_push(args, json_new_fmt(d, "--etcd-servers=%s", json_str_or(url, "")));
     }
     json_push(args, json_new_fmt(d, "--etcd-prefix=%s", prefix));
+    json_push(args, json_new_fmt(d, "--etcd-sole-writer")); /* one control-plane pod */
     probe(d, apiserver, tenant);
     if (!secret) {
         return;

@@ -210,9 +210,17 @@ void store_watch_progress(struct store_watch *w);
 /* Next revision the watch will be given. */
 int64_t store_watch_next_rev(const struct store_watch *w);
 
+typedef void store_done(void *ctx, int rc, const struct err *e);
+
+/* ---- several writers ---- */
+
+/* Others write to the same keys: what the watches have been given may be older than what somebody was told. */
+bool store_is_shared(const struct store *s);
+/* Of a shared store: `done` when the watches have been given all that anybody had written before the call. */
+void store_sync(struct store *s, store_done *done, void *ctx);
+
 /* ---- leases ---- */
 
-typedef void store_done(void *ctx, int rc, const struct err *e);
 typedef void store_lease_done(void *ctx, int rc, int64_t id, int64_t ttl, const struct err *e);
 /* id 0: chosen. A ttl that is too short is lengthened, as etcd does. */
 void store_lease_grant(struct store *s, int64_t id, int64_t ttl, store_lease_done *done, void *ctx);

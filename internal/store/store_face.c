@@ -50,6 +50,15 @@ void store_watch_resume(struct store_watch *w) {
     impl_of(w)->watch_resume(w);
 }
 
+bool store_is_shared(const struct store *s) {
+    const struct store_impl *i = impl_of(s);
+    return i->is_shared && i->is_shared(s);
+}
+
+void store_sync(struct store *s, store_done *done, void *ctx) {
+    impl_of(s)->sync(s, done, ctx);
+}
+
 void store_watch_progress(struct store_watch *w) {
     impl_of(w)->watch_progress(w);
 }

@@ -26,6 +26,9 @@ struct store_impl {
     void (*lease_grant)(struct store *s, int64_t id, int64_t ttl, store_lease_done *done, void *ctx);
     void (*lease_revoke)(struct store *s, int64_t id, store_done *done, void *ctx);
     void (*compact)(struct store *s, int64_t rev, bool physical, store_done *done, void *ctx);
+    /* NULL: never shared. */
+    bool (*is_shared)(const struct store *s);
+    void (*sync)(struct store *s, store_done *done, void *ctx);
 };
 
 /* How every implementation begins. */

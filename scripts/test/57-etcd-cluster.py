@@ -15,6 +15,9 @@ from etcd_lab import Api, Cluster, KFARM, Watcher, Writer, free_port
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 
+# Answers reads from memory while etcd is away.
+SOLE = ("--etcd-sole-writer",)
+
 
 def no_gaps(seen, acked, where):
     """Every acknowledged create was watched once, in the order of revisions."""
@@ -59,7 +62,7 @@ def members_are_killed():
 
 def own_writes_are_read():
     """Whoever heard of success finds what it wrote, also while the watch is being resumed elsewhere."""
-    with Cluster(3) as c, Api(c) as api:
+    with Cluster(3) as c, Api(c, flags=SOLE) as api:
         done, wrong, stop = [0] * 6, [], threading.Event()
 
         def work(k):
@@ -92,7 +95,7 @@ def own_writes_are_read():
 
 
 def no_majority():
-    with Cluster(3) as c, Api(c) as api:
+    with Cluster(3) as c, Api(c, flags=SOLE) as api:
         api.create("before")
         api.until("a connection", api.member_in_use)
         for m in [m for m in c.members if m is not api.member_in_use()]:
@@ -187,7 +190,7 @@ def idle_is_idle():
 
 def absent_at_the_start():
     c = Cluster(1, start=False)
-    threading.Timer(4, c.start).start()
+    threading.Timer(8, c.start).start()
     with c, Api(c) as api:
         assert api.create("x")[0] == 201
         assert "the cluster cannot be used, trying on" in api.log()

@@ -104,7 +104,7 @@ class Api(api_lab.Lab):
         try:
             super().__enter__()
         finally:
-            os.environ.pop("API_FLAGS")
+            os.environ.pop("API_FLAGS", None)
             if before is not None:
                 os.environ["API_FLAGS"] = before
         self.tls = ssl.create_default_context(cafile=self.pki + "/ca.crt")

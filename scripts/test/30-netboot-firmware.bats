@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # Four ways from power-on to an initrd, with QEMU's firmware: BIOS with an iPXE ROM, BIOS through undionly.kpxe, OVMF PXE
 # through snponly.efi, OVMF UEFI HTTP Boot. The kernel is Debian's, the initrd a shell that asks for an address.
-# timeout: 1800
+# timeout: 2400
 
 LAB=$BATS_TEST_DIRNAME/../lab.sh
 KFARM=$(readlink -f "${KFARM:-$BATS_TEST_DIRNAME/../../build/kfarm}")
@@ -93,7 +93,7 @@ boots() {
     local vm=$1 who=$2
     shift 2
     "$LAB" boot "$NAME" "$vm" --mem 512 "$@"
-    "$LAB" wait "$NAME" "$vm" "INITRD .*who=$who" 240
+    "$LAB" wait "$NAME" "$vm" "INITRD .*who=$who" 600
     "$LAB" wait "$NAME" "$vm" INITRD-HAS-ADDRESS 240
     "$LAB" cut "$NAME" "$vm"
 }
@@ -135,7 +135,7 @@ boots() {
     # The first one's cable is out.
     "$LAB" exec "$NAME" ip link set tap4 nomaster
     "$LAB" boot "$NAME" two --mem 512 --bios --tap 4 --mac 52:54:00:77:00:14 --nic2 5
-    "$LAB" wait "$NAME" two "INITRD .*who=two" 240
+    "$LAB" wait "$NAME" two "INITRD .*who=two" 600
     "$LAB" cut "$NAME" two
     grep -q "msg=lease node=two hw=52:54:00:77:00:05 ip=10.77.0.24" "$W/log"
 }

@@ -66,7 +66,7 @@ api_start() {
         --service-cluster-ip-range 10.96.0.0/16 --advertise-address 192.0.2.1 --advertise-port 16443 --farm \
         --ready-fd 9 "$@" >>"$WORK/log" 2>&1 9<>"$WORK/ready" 3>&- &
     echo $! >"$WORK/pid"
-    read -r -t 20 _ <>"$WORK/ready"
+    read -r -t 90 _ <>"$WORK/ready"
     rm -f "$WORK/ready"
 }
 api_stop() {

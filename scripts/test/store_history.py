@@ -312,8 +312,10 @@ class Pair:
             return f"--- kfarm:\n{show(a)}\n--- etcd {self.version}:\n{show(b)}"
         if b and b[0] != "error":
             self.rev = max(self.rev, get(get(b, "header", []), "revision"))
-            if op["call"] == "auth_disable" and self.version == "3.4":  # it refuses tokens even while it needs none
-                self.both(lambda s: s.tokens.clear())
+            if op["call"] == "auth_disable" and self.version == "3.4":  # it refuses tokens even while it needs none,
+                self.both(lambda s: s.tokens.clear())                   # those of open streams too
+                for key in list(self.theirs.streams):
+                    self.both(lambda side: side.streams.pop(key).close())
             if op["call"] == "compact":
                 self.compacted = max(self.compacted, op["msg"].get("revision", 0))
                 self.compactions.add(op["msg"].get("revision", 0))

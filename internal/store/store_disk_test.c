@@ -83,7 +83,9 @@ static int f_close(sqlite3_file *p) {
     return rc;
 }
 static int f_read(sqlite3_file *p, void *b, int n, sqlite3_int64 at) {
-    return of(p)->real->pMethods->xRead(of(p)->real, b, n, at);
+    struct fault *f = of(p)->f;
+    int rc = f->code == SQLITE_IOERR_CORRUPTFS ? trip(f, false) : SQLITE_OK;
+    return rc != SQLITE_OK ? rc : of(p)->real->pMethods->xRead(of(p)->real, b, n, at);
 }
 /* Power goes between two operations, never inside one. */
 static struct fault *enter(sqlite3_file *p) {

@@ -264,3 +264,29 @@ TEST(store, failed_sync_after_compaction) {
     box_fini(&b);
     fault_stop(&f);
 }
+
+/* A disk that cannot be read now is no damage: told as what it is, in reads and in commits that need the page. */
+TEST(store, failing_read_is_an_io_error) {
+    struct fault f;
+    struct err e = ERR_INIT;
+    struct arena a = ARENA_INIT(1 << 20);
+    struct store_kv kv;
+    fault_start(&f);
+    struct box b = {.vfs = "kfarm-fault"};
+    box_open(&b);
+    ASSERT_OK(box_put(&b, "key/000001", "1", 0, &e), &e);
+    box_shut(&b); /* nothing is in memory then */
+    box_open(&b);
+    fault_set(&f, 0, SQLITE_IOERR_CORRUPTFS, true, false);
+    ASSERT_ERR(-ERR_IO, store_get(b.s, SPAN_LIT("key/000001"), &a, &kv, &e));
+    err_reset(&e);
+    sqlite3_db_release_memory(b.s->wr.db.h);
+    ASSERT_ERR(-ERR_IO, box_put(&b, "key/000001", "2", 0, &e));
+    err_reset(&e);
+    fault_set(&f, -1, 0, false, false);
+    has_key(&b, 1);
+    ASSERT_OK(box_put(&b, "key/000001", "1", 0, &e), &e);
+    arena_fini(&a);
+    box_fini(&b);
+    fault_stop(&f);
+}

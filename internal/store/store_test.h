@@ -41,7 +41,8 @@ struct fault {
 };
 void fault_start(struct fault *f);
 void fault_stop(struct fault *f);
-/* After `countdown` operations (-1: never) one fails with an SQLite code, with `sticky` all from there on. */
+/* After `countdown` operations (-1: never) one fails with an SQLite code, with `sticky` all from there on.
+ * Reads fail with SQLITE_IOERR_CORRUPTFS only, which is what SQLite makes of EIO. */
 void fault_set(struct fault *f, long countdown, int code, bool sticky, bool syncs_only);
 bool fault_tripped(struct fault *f); /* since fault_set */
 /* From here on nothing reaches the disk, and of what was not synced some is lost or torn. Then close, and power on. */

@@ -67,8 +67,11 @@ static int leave(struct store_vfs *v, int rc) {
 
 /* ---- what every file does ---- */
 
+/* SQLite takes EIO for a sign of damage ("SQLITE_IOERR_CORRUPTFS"). A cable may be loose just as well: a read that fails says
+ * nothing about the data. */
 static int v_read(sqlite3_file *f, void *p, int n, sqlite3_int64 at) {
-    return real(f)->pMethods->xRead(real(f), p, n, at);
+    int rc = real(f)->pMethods->xRead(real(f), p, n, at);
+    return rc == SQLITE_IOERR_CORRUPTFS ? SQLITE_IOERR_READ : rc;
 }
 static int v_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at) {
     return real(f)->pMethods->xWrite(real(f), p, n, at);

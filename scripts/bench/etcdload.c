@@ -2,7 +2,7 @@
  *
  *   etcdload ADDRESS SCENARIO [name=number …]
  *
- * Closed loops: put, get, mixed, range, list, churn, lease, keepalive: `conns` connections with `streams` calls at a time on
+ * Closed loops: put, get, mixed, range, count, page, list, churn, lease, keepalive: `conns` connections with `streams` calls at a time on
  * each, for `seconds` (after `warm` ms) or `count` operations. fill and history: transactions of `batch` puts, `count` keys
  * in all (history: over `keys` keys). watch: `watches` on `wconns` connections, `wper` on a stream, while `rate` puts a
  * second are sent at their time, whatever the server does; its latency is from that time to the event at the watcher.
@@ -157,6 +157,18 @@ static const char *make(struct worker *w) {
     }
     if (str_eq(s, "range")) {
         add_prefix(&req, "k");
+        return KV "Range";
+    }
+    if (str_eq(s, "count")) {
+        add_prefix(&req, "k");
+        wire_bool(&req, 9, true);
+        return KV "Range";
+    }
+    if (str_eq(s, "page")) { /* as an API server lists: `batch` keys at a time, each answer with the count of the rest */
+        uint64_t pages = (A.keys + A.batch - 1) / A.batch;
+        wire_bytes(&req, 1, key_of(k, sizeof(k), "k", w->step++ % pages * A.batch));
+        wire_bytes(&req, 2, SPAN_LIT("/bench/k0"));
+        wire_u64(&req, 3, A.batch);
         return KV "Range";
     }
     if (str_eq(s, "fill") || str_eq(s, "history")) {

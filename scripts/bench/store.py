@@ -118,6 +118,10 @@ def reads():
         rates("80 % reads, 20 % puts, 100 clients", p.both("mixed", conns=100, keys=10000, seconds=SECONDS))
         rates("reads of one key, 100 clients", p.both("get", conns=100, keys=10000, seconds=SECONDS))
         rates("ranges of 10,000 keys, 4 clients", p.both("range", conns=4, seconds=SECONDS))
+        for kind in KINDS:
+            p.load(kind, "fill", count=100000, keys=100000, conns=4)
+        rates("100,000 keys in pages of 500, 4 clients", p.both("page", conns=4, keys=100000, batch=500, seconds=SECONDS), unit="pages/s")
+        rates("counts of 100,000 keys, 4 clients", p.both("count", conns=4, seconds=SECONDS))
 
 
 def lists():

@@ -1,6 +1,8 @@
 /* etcd's request and response messages; field numbers as in etcdserverpb. */
 #include "internal/storesrv/srv_int.h"
 
+#include <stdlib.h>
+
 int dec_bad(struct err *e) {
     return err_set(e, ERR_INVALID, "malformed message");
 }
@@ -23,6 +25,46 @@ static void inner_header(struct buf *b, const struct storesrv *v, int64_t rev, b
     size_t m = wire_begin(b, 1);
     wire_i64(b, 3, rev);
     wire_end(b, m);
+}
+
+/* ---- large values stay where they are ---- */
+
+enum { CUT_MIN = 32 * 1024 };
+
+void cuts_fini(struct cuts *c) {
+    free(c->v);
+    *c = (struct cuts){0};
+}
+
+static bool cut(struct cuts *c, const struct buf *b, struct span value) {
+    if (c->n == c->cap) {
+        size_t cap = c->cap ? 2 * c->cap : 16;
+        struct cut *v = mem_array(c->v, cap, sizeof(*v), (size_t)1 << 24);
+        if (!v) {
+            return false;
+        }
+        c->v = v;
+        c->cap = cap;
+    }
+    c->v[c->n++] = (struct cut){b->n, value};
+    c->bytes += value.n;
+    return true;
+}
+
+/* A message inside, of which large values may be elsewhere. */
+struct inside {
+    size_t mark, first, bytes;
+};
+
+static struct inside inside_begin(struct buf *b, uint32_t no, const struct cuts *c) {
+    return (struct inside){wire_begin(b, no), c->n, c->bytes};
+}
+
+static void inside_end(struct buf *b, struct cuts *c, struct inside in) {
+    size_t moved = wire_end_with(b, in.mark, c->bytes - in.bytes);
+    for (size_t i = in.first; i < c->n; i++) {
+        c->v[i].at += moved;
+    }
 }
 
 static size_t i64_len(int64_t v) {
@@ -290,39 +332,51 @@ int dec_txn(struct span m, struct store_txn *t, struct store_body *b, unsigned d
 
 /* ---- responses ---- */
 
+static void add_kv(struct buf *b, uint8_t no, const struct store_kv *kv, struct cuts *c) {
+    if (kv->value.n < CUT_MIN) {
+        enc_kv(b, no, kv);
+        return;
+    }
+    enc_kv_front(b, no, kv);
+    if (!cut(c, b, kv->value)) {
+        buf_span(b, kv->value);
+    }
+    wire_i64(b, 6, kv->lease);
+}
+
 void enc_range_end(struct buf *b, const struct store_range_res *r) {
     wire_bool(b, 3, r->more);
     wire_i64(b, 4, r->count);
 }
 
-void enc_range(struct buf *b, const struct storesrv *v, const struct store_range_res *r,
-               bool inner) {
-    inner_header(b, v, r->rev, inner);
+static void enc_inner_range(struct buf *b, const struct storesrv *v,
+                            const struct store_range_res *r, struct cuts *c) {
+    inner_header(b, v, r->rev, true);
     for (size_t i = 0; i < r->n; i++) {
-        enc_kv(b, 2, &r->kvs[i]);
+        add_kv(b, 2, &r->kvs[i], c);
     }
     enc_range_end(b, r);
 }
 
 void enc_put(struct buf *b, const struct storesrv *v, const struct store_op *op, int64_t rev,
-             bool inner) {
+             bool inner, struct cuts *c) {
     inner_header(b, v, rev, inner);
     if (op->u.put.prev_kv && op->range.n) {
-        enc_kv(b, 2, &op->range.kvs[0]);
+        add_kv(b, 2, &op->range.kvs[0], c);
     }
 }
 
 void enc_delete(struct buf *b, const struct storesrv *v, const struct store_op *op, int64_t rev,
-                bool inner) {
+                bool inner, struct cuts *c) {
     inner_header(b, v, rev, inner);
     wire_i64(b, 2, op->range.count);
     for (size_t i = 0; i < op->range.n; i++) {
-        enc_kv(b, 3, &op->range.kvs[i]);
+        add_kv(b, 3, &op->range.kvs[i], c);
     }
 }
 
 void enc_txn(struct buf *b, const struct storesrv *v, const struct store_body *body, int64_t rev,
-             bool inner) {
+             bool inner, struct cuts *c) {
     if (inner) {
         size_t m = wire_begin(b, 1);
         wire_end(b, m);
@@ -333,15 +387,16 @@ void enc_txn(struct buf *b, const struct storesrv *v, const struct store_body *b
     const struct store_ops *ops = body->succeeded ? &body->then : &body->els;
     for (size_t i = 0; i < ops->n; i++) {
         const struct store_op *op = &ops->v[i];
-        size_t r = wire_begin(b, 3), m = wire_begin(b, (uint32_t)op->kind + 1);
+        struct inside out = inside_begin(b, 3, c);
+        struct inside in = inside_begin(b, (uint32_t)op->kind + 1, c);
         switch (op->kind) {
-        case STORE_OP_RANGE: enc_range(b, v, &op->range, true); break;
-        case STORE_OP_PUT: enc_put(b, v, op, op->range.rev, true); break;
-        case STORE_OP_DELETE: enc_delete(b, v, op, op->range.rev, true); break;
-        case STORE_OP_TXN: enc_txn(b, v, op->u.txn, rev, true); break;
+        case STORE_OP_RANGE: enc_inner_range(b, v, &op->range, c); break;
+        case STORE_OP_PUT: enc_put(b, v, op, op->range.rev, true, c); break;
+        case STORE_OP_DELETE: enc_delete(b, v, op, op->range.rev, true, c); break;
+        case STORE_OP_TXN: enc_txn(b, v, op->u.txn, rev, true, c); break;
         case STORE_OP_NONE: break;
         }
-        wire_end(b, m);
-        wire_end(b, r);
+        inside_end(b, c, in);
+        inside_end(b, c, out);
     }
 }

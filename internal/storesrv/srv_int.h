@@ -12,6 +12,7 @@ struct route;
 struct wstream;
 struct auth;
 struct srv_ns;
+struct cuts;
 
 enum { GRPC_CODES = 17, LIM_METHODS = 64 };
 enum {
@@ -102,6 +103,9 @@ void rpc_send(struct rpc *c, struct buf *own_b);  /* one message of a stream */
 void rpc_send_blobs(struct rpc *c, struct buf *own_b, struct net_blob *const *rest, size_t n);
 void rpc_drop(struct rpc *c, struct buf *own_b); /* made, but not wanted */
 void rpc_reply(struct rpc *c, struct buf *own_b); /* the one message and status OK */
+/* The same with the values of the cuts, which are in own_t. */
+void rpc_reply_cuts(struct rpc *c, struct buf *own_b, const struct cuts *cuts,
+                    struct store_txn *own_t);
 void rpc_fail(struct rpc *c, const struct err *e);
 void rpc_status(struct rpc *c, unsigned status, const char *text);
 void rpc_end(struct rpc *c); /* status OK */
@@ -131,14 +135,22 @@ NODISCARD int dec_delete(struct span m, struct store_del *d, struct err *e);
 NODISCARD int dec_txn(struct span m, struct store_txn *t, struct store_body *b, unsigned depth,
                       struct err *e);
 void enc_range_end(struct buf *b, const struct store_range_res *r); /* behind the keys */
-void enc_range(struct buf *b, const struct storesrv *v, const struct store_range_res *r,
-               bool inner);
+/* Large values are not copied into the message: they belong where the cuts say. */
+struct cut {
+    size_t at; /* in the buffer; ascending */
+    struct span value;
+};
+struct cuts {
+    struct cut *v;
+    size_t n, cap, bytes; /* bytes: of all of them */
+};
+void cuts_fini(struct cuts *c);
 void enc_put(struct buf *b, const struct storesrv *v, const struct store_op *op, int64_t rev,
-             bool inner);
+             bool inner, struct cuts *c);
 void enc_delete(struct buf *b, const struct storesrv *v, const struct store_op *op, int64_t rev,
-                bool inner);
+                bool inner, struct cuts *c);
 void enc_txn(struct buf *b, const struct storesrv *v, const struct store_body *body, int64_t rev,
-             bool inner);
+             bool inner, struct cuts *c);
 int dec_bad(struct err *e);
 
 /* ---- methods ---- */

@@ -29,18 +29,24 @@ static void txn_done(void *ctx, struct store_txn *t, int rc, const struct err *e
             rpc_fail(c, e);
         } else {
             struct buf b = rpc_buf(c);
+            AUTO(cuts) struct cuts cuts = {0};
             const struct store_op *op = t->body.then.v;
             if (c->ns) {
                 ns_body_out(c->ns, &t->body);
             }
             if (c->m->call == kv_put) {
-                enc_put(&b, c->v, op, t->rev, false);
+                enc_put(&b, c->v, op, t->rev, false, &cuts);
             } else if (c->m->call == kv_delete) {
-                enc_delete(&b, c->v, op, t->rev, false);
+                enc_delete(&b, c->v, op, t->rev, false, &cuts);
             } else {
-                enc_txn(&b, c->v, &t->body, t->rev, false);
+                enc_txn(&b, c->v, &t->body, t->rev, false, &cuts);
             }
-            rpc_reply(c, &b);
+            if (cuts.n) {
+                store_txn_keep(t);
+                rpc_reply_cuts(c, &b, &cuts, t);
+            } else {
+                rpc_reply(c, &b);
+            }
         }
     }
     rpc_unref(c);

@@ -217,6 +217,75 @@ void rpc_reply(struct rpc *c, struct buf *own_b) {
     }
 }
 
+/* ---- values that are sent from the transaction they were read by ---- */
+
+struct lent {
+    struct store_txn *t;
+    size_t refs;
+};
+struct lent_value {
+    struct net_blob blob; /* first */
+    struct lent *from;
+};
+
+static void lent_back(struct lent *l) {
+    if (--l->refs == 0) {
+        store_txn_free(l->t);
+        free(l);
+    }
+}
+
+static void value_sent(struct net_blob *b) {
+    struct lent_value *v = CONTAINER_OF(b, struct lent_value, blob);
+    lent_back(v->from);
+    free(v);
+}
+
+static void write_value(struct rpc *c, struct lent *l, struct span value) {
+    struct lent_value *v = new_zero(struct lent_value);
+    *v = (struct lent_value){{1, value.n, (uint8_t *)(uintptr_t)value.p, value_sent}, l};
+    l->refs++;
+    http_write_blob(c->r, &v->blob);
+    net_blob_unref(&v->blob);
+}
+
+static void join_cuts(struct buf *to, struct span made, const struct cuts *cuts) {
+    size_t at = 5; /* has a frame's head of its own */
+    for (size_t i = 0; i < cuts->n; i++) {
+        buf_add(to, made.p + at, cuts->v[i].at - at);
+        buf_span(to, cuts->v[i].value);
+        at = cuts->v[i].at;
+    }
+    buf_add(to, made.p + at, made.n - at);
+}
+
+void rpc_reply_cuts(struct rpc *c, struct buf *own_b, const struct cuts *cuts,
+                    struct store_txn *own_t) {
+    size_t at = 0;
+    struct span made = buf_view(own_b);
+    struct lent *l = new_zero(struct lent);
+    *l = (struct lent){own_t, 1};
+    if (buf_ok(own_b) < 0 || made.n + cuts->bytes > own_b->max) {
+        rpc_status(c, 8, "etcdserver: answer is too large");
+    } else if (c->route) {
+        struct buf all = rpc_buf(c);
+        join_cuts(&all, made, cuts);
+        rpc_reply(c, &all);
+    } else if (rpc_open(c)) {
+        grpc_end_with(own_b, 5, cuts->bytes);
+        begin(c);
+        for (size_t i = 0; i < cuts->n; i++) {
+            http_write(c->r, span_of(made.p + at, cuts->v[i].at - at));
+            write_value(c, l, cuts->v[i].value);
+            at = cuts->v[i].at;
+        }
+        http_write(c->r, span_of(made.p + at, made.n - at));
+        rpc_end(c);
+    }
+    lent_back(l);
+    rpc_buf_done(c, own_b);
+}
+
 int rpc_error(struct err *e, enum err_code code, const char *text) {
     int rc = err_set(e, code, "%s", text);
     e->pub = text;

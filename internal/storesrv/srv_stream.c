@@ -37,15 +37,16 @@ static void send_page(struct range_stream *s, const struct store_range_res *r, b
                       int64_t count) {
     struct buf b = rpc_buf(s->c);
     size_t m = wire_begin(&b, 1);
+    struct store_range_res end = *r;
+    end.count = count;
     if (last) {
-        struct store_range_res end = *r;
-        end.rev = s->rev;
-        end.count = count;
-        enc_range(&b, s->c->v, &end, false);
-    } else {
-        for (size_t i = 0; i < r->n; i++) {
-            enc_kv(&b, 2, &r->kvs[i]);
-        }
+        enc_header(&b, 1, s->c->v, s->rev);
+    }
+    for (size_t i = 0; i < r->n; i++) {
+        enc_kv(&b, 2, &r->kvs[i]);
+    }
+    if (last) {
+        enc_range_end(&b, &end);
     }
     wire_end(&b, m);
     if (last) {

@@ -69,15 +69,20 @@ size_t wire_begin(struct buf *b, uint32_t no) {
 }
 
 /* The length is known only now: it is put in front of what was written. */
-void wire_end(struct buf *b, size_t mark) {
-    size_t n = b->n - mark, k = wire_varint_len(n);
+size_t wire_end_with(struct buf *b, size_t mark, size_t more) {
+    size_t n = b->n - mark, k = wire_varint_len(n + more);
     if (buf_zero(b, k) < 0) {
-        return;
+        return 0;
     }
     memmove(b->p + mark + k, b->p + mark, n);
-    for (size_t i = 0, v = n; i < k; i++, v >>= 7) {
+    for (size_t i = 0, v = n + more; i < k; i++, v >>= 7) {
         b->p[mark + i] = (uint8_t)((v & 0x7f) | (i + 1 < k ? 0x80 : 0));
     }
+    return k;
+}
+
+void wire_end(struct buf *b, size_t mark) {
+    wire_end_with(b, mark, 0);
 }
 
 size_t wire_varint_len(uint64_t v) {

@@ -36,6 +36,8 @@ void wire_bytes_always(struct buf *b, uint32_t no,
 /* A message inside: what is appended between the two calls. */
 size_t wire_begin(struct buf *b, uint32_t no);
 void wire_end(struct buf *b, size_t mark);
+/* So many bytes of it are elsewhere. What was appended moves by the number of bytes that comes back. */
+size_t wire_end_with(struct buf *b, size_t mark, size_t more);
 size_t wire_varint_len(uint64_t v);
 
 #endif

@@ -1,6 +1,8 @@
 /* The only file that knows threads: lanes are single threads with a FIFO; finished work comes back by an eventfd. */
 #include "internal/loop/loop_int.h"
 
+#include "internal/base/rand.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -10,6 +12,8 @@
 enum {
     LANE_STACK = 512 * 1024
 }; /* musl's default of 128 KiB is too small for SQLite; glibc's 8 MiB would hide it */
+
+#define TOGETHER_NS (NS_PER_MS / 2)
 
 struct fifo {
     struct loop_work *head, **tail;
@@ -47,6 +51,34 @@ static struct loop_work *fifo_all(struct fifo *f) {
     return all;
 }
 
+static void hand_over(struct lanes *ls, struct fifo *done) {
+    pthread_mutex_lock(&ls->lock);
+    *ls->finished.tail = done->head;
+    ls->finished.tail = done->tail;
+    /* Woken with the lock free: the loop would only run into it. */
+    pthread_mutex_unlock(&ls->lock);
+    fifo_init(done);
+    uint64_t one = 1;
+    ssize_t n = write(ls->efd, &one, sizeof(one));
+    CHECK(n == (ssize_t)sizeof(one) || errno == EAGAIN);
+}
+
+/* What is short comes back together; nobody waits for the long work behind his own. */
+static void run_all(struct lanes *ls, struct loop_work *w) {
+    struct fifo done;
+    uint64_t began = clock_ns();
+    fifo_init(&done);
+    for (struct loop_work *next; w; w = next) {
+        next = w->next;
+        w->run(w);
+        fifo_add(&done, w);
+        if (!next || clock_ns() - began > TOGETHER_NS) {
+            hand_over(ls, &done);
+            began = clock_ns();
+        }
+    }
+}
+
 static void *lane_main(void *arg) {
     struct lane *ln = arg;
     struct lanes *ls = ln->owner;
@@ -61,21 +93,7 @@ static void *lane_main(void *arg) {
             continue;
         }
         pthread_mutex_unlock(&ls->lock);
-        struct fifo done;
-        fifo_init(&done);
-        for (struct loop_work *next; w; w = next) {
-            next = w->next;
-            w->run(w);
-            fifo_add(&done, w);
-        }
-        pthread_mutex_lock(&ls->lock);
-        *ls->finished.tail = done.head;
-        ls->finished.tail = done.tail;
-        /* Woken with the lock free: the loop would only run into it. */
-        pthread_mutex_unlock(&ls->lock);
-        uint64_t one = 1;
-        ssize_t n = write(ls->efd, &one, sizeof(one));
-        CHECK(n == (ssize_t)sizeof(one) || errno == EAGAIN);
+        run_all(ls, w);
         pthread_mutex_lock(&ls->lock);
     }
     pthread_mutex_unlock(&ls->lock);

@@ -256,7 +256,6 @@ int store_get(struct store *s, struct span key, struct arena *a, struct store_kv
 /* ---- reading on the read lane ---- */
 
 #define LANE_REST_NS (2 * NS_PER_S)
-static void lane_keep(struct store *s);
 
 struct read_job {
     struct loop_work w;
@@ -321,7 +320,7 @@ static void release_done(struct loop_work *w) {
 static void lane_rest(struct loop_timer *tm) {
     struct store *s = CONTAINER_OF(tm, struct store, lane_timer);
     if (s->reads_seen != s->st.n_ranges || s->reads_out) {
-        lane_keep(s);
+        store_lane_keep(s);
         return;
     }
     struct err e = ERR_INIT;
@@ -336,7 +335,7 @@ static void lane_rest(struct loop_timer *tm) {
     s->reads_out++;
 }
 
-static void lane_keep(struct store *s) {
+void store_lane_keep(struct store *s) {
     s->reads_seen = s->st.n_ranges;
     if (!loop_timer_active(&s->lane_timer) && !s->closing) {
         loop_timer_start(s->l, &s->lane_timer, LANE_REST_NS, lane_rest, "store-lane");
@@ -370,7 +369,7 @@ static void read_done(struct loop_work *w) {
         }
     }
     s->reads_out--;
-    lane_keep(s);
+    store_lane_keep(s);
     j->done(j->ctx, j->rc, j->rc < 0 ? NULL : &j->res, j->rc < 0 ? &j->err : NULL);
     read_free(j);
 }

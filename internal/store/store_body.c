@@ -204,6 +204,24 @@ bool body_writes(const struct store_body *b) {
     return ops_write(&b->then) || ops_write(&b->els);
 }
 
+/* Intervals, or many keys: it may take long, whatever branch is taken. */
+enum { SHORT_OPS = 8 };
+static bool ops_long(const struct store_ops *ops) {
+    bool is = ops->n > SHORT_OPS;
+    for (size_t i = 0; i < ops->n && !is; i++) {
+        const struct store_op *op = &ops->v[i];
+        is = op->kind == STORE_OP_TXN || (op->kind == STORE_OP_RANGE && op->u.range.end.n);
+    }
+    return is;
+}
+bool body_long(const struct store_body *b) {
+    bool is = b->n_cmps > SHORT_OPS || ops_long(&b->then) || ops_long(&b->els);
+    for (size_t i = 0; i < b->n_cmps && !is; i++) {
+        is = b->cmps[i].end.n;
+    }
+    return is;
+}
+
 /* What a transaction may add to the file; only puts count, as in etcd. */
 static uint64_t ops_cost(const struct store_ops *ops) {
     uint64_t sum = 0;

@@ -179,6 +179,7 @@ bool range_holds(struct span key, struct span end, struct span k);
 NODISCARD int body_check(const struct store_body *b, uint32_t max_ops,
                          struct err *e);      /* form, duplicate keys */
 bool body_writes(const struct store_body *b); /* in any branch */
+bool body_long(const struct store_body *b);   /* reading it may take long */
 uint64_t body_cost(const struct store_body *b);
 size_t body_bytes(const struct store_body *b);
 /* Chooses the branches of the whole tree, then checks puts and ranges, as etcd does before it changes anything. */
@@ -440,6 +441,7 @@ NODISCARD int store_open_vfs(struct loop *l, int dirfd, const char *name,
                              const struct store_opts *o, const char *base_vfs, struct store **ret,
                              struct err *e);
 NODISCARD int store_lane_open(struct store *s, struct err *e); /* on LANE_DB_READ: its connection */
+void store_lane_keep(struct store *s); /* somebody has read there: its cache stays a while */
 /* store_hash.c: a revision as etcd keeps it in its own file */
 void store_rev_bytes(struct buf *b, int64_t id, bool tombstone);
 void store_kv_bytes(struct buf *b, const struct store_kv *kv);

@@ -576,15 +576,65 @@ void store_refuse(struct store *s, struct wr *own_wr) {
     loop_before_sleep(s->l, &r->hook, refused, r);
 }
 
-/* Transactions that only read need no commit; they run on the loop's connection. */
-static int run_read_only(struct store *s, struct wr *w) {
-    struct change c = {.v = store_view(s), .a = &w->txn->a, .new_rev = s->rev};
+/* Transactions that only read need no commit: short ones run on the loop's connection, others on the read lane. */
+static int run_read_only(const struct view *v, struct wr *w) {
+    struct change c = {.v = *v, .a = &w->txn->a, .new_rev = v->rev};
     int rc = body_prepare(&c.v, &w->txn->body, &w->err);
     if (rc == 0) {
         rc = body_apply(&c, &w->txn->body, &w->err);
     }
-    w->txn->rev = s->rev;
+    w->txn->rev = v->rev;
     return rc;
+}
+
+struct read_txn {
+    struct loop_work work;
+    struct store *s;
+    struct wr *w;
+    struct view v;
+};
+
+static void read_txn_run(struct loop_work *lw) {
+    struct read_txn *r = CONTAINER_OF(lw, struct read_txn, work);
+    struct db *d = &r->s->rd_lane;
+    struct wr *w = r->w;
+    w->rc = store_lane_open(r->s, &w->err);
+    if (w->rc == 0 && (w->rc = db_run(d, ST_BEGIN_READ, &w->err)) == 0) {
+        r->v.d = d;
+        w->rc = run_read_only(&r->v, w);
+        struct err ignored = ERR_INIT;
+        IGNORE_ERR(db_run(d, ST_COMMIT, &ignored), "nothing was written");
+    }
+}
+
+static void read_txn_done(struct loop_work *lw) {
+    struct read_txn *r = CONTAINER_OF(lw, struct read_txn, work);
+    struct store *s = r->s;
+    struct wr *w = r->w;
+    if (r->v.compact_rev != s->compact_rev) { /* rows may have gone while they were read */
+        r->v = store_view(s);
+        err_reset(&w->err);
+        w->rc = loop_work_submit(s->l, LANE_DB_READ, &r->work, &w->err);
+        if (w->rc == 0) {
+            return; /* the job is the lane's */
+        }
+    }
+    s->reads_out--;
+    store_lane_keep(s);
+    store_refuse(s, w);
+    free(r);
+}
+
+static void read_txn_start(struct store *s, struct wr *w) {
+    struct read_txn *r = new_zero(struct read_txn);
+    *r = (struct read_txn){{.run = read_txn_run, .done = read_txn_done}, s, w, store_view(s)};
+    w->rc = loop_work_submit(s->l, LANE_DB_READ, &r->work, &w->err);
+    if (w->rc < 0) {
+        free(r);
+        store_refuse(s, w);
+    } else {
+        s->reads_out++;
+    }
 }
 
 int store_txn_check(const struct store *s, struct store_txn *t, struct err *e) {
@@ -607,8 +657,13 @@ void engine_txn(struct store *s, struct store_txn *own_txn, store_txn_done *done
         store_submit(s, w);
         return;
     }
+    if (w->rc == 0 && body_long(&own_txn->body)) {
+        read_txn_start(s, w);
+        return;
+    }
     if (w->rc == 0) {
-        w->rc = run_read_only(s, w);
+        struct view v = store_view(s);
+        w->rc = run_read_only(&v, w);
     }
     store_refuse(s, w);
 }

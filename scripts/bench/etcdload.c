@@ -164,7 +164,9 @@ static const char *make(struct worker *w) {
         wire_bool(&req, 9, true);
         return KV "Range";
     }
-    if (str_eq(s, "page")) { /* as an API server lists: `batch` keys at a time, each answer with the count of the rest */
+    if (str_eq(
+            s,
+            "page")) { /* as an API server lists: `batch` keys at a time, each answer with the count of the rest */
         uint64_t pages = (A.keys + A.batch - 1) / A.batch;
         wire_bytes(&req, 1, key_of(k, sizeof(k), "k", w->step++ % pages * A.batch));
         wire_bytes(&req, 2, SPAN_LIT("/bench/k0"));

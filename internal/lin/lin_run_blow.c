@@ -189,10 +189,10 @@ static void fire(struct loop_timer *t) {
     case LIN_S_DRAG: drag(r); break;
     case LIN_S_CLOCK: clocks(r); break;
     case LIN_S_LAG:
-        if (round_luck(r, 4)) {
-            slow(r);
-        } else {
+        if (broken_now(r->server.ctl) || round_luck(r, 4) == 0) {
             broken(r);
+        } else {
+            slow(r);
         }
         break;
     case LIN_S_USERS:

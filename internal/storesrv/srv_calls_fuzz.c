@@ -344,7 +344,8 @@ static void on_end(struct http_call *call, int rc, const struct err *e, void *ct
     m = m.p ? m : http_call_header(call, "grpc-message");
     bool form =
         code == 13 && span_starts(m, "grpc: "); /* not of the store but of the call's form */
-    if (!form && !may_say(code)) {
+    bool alarm = code == 15 && span_eq_str(m, STORE_E_CORRUPT); /* raised by a call */
+    if (!form && !alarm && !may_say(code)) {
         fprintf(stderr, "%s: status %lld, %.*s\n", a->path, (long long)code, SPAN_FMT(m));
         abort();
     }

@@ -46,7 +46,7 @@ as() { local u=$1; shift; ctl --user "$u" "$@"; }
     run as alice:alicepw txn <<<$'\nput own/alice a\nget secret/1\n\n\n'
     [[ "$output" == *"permission denied"* ]]
     [ "$(as alice:alicepw get own/alice --print-value-only)" = mine ]
-    [[ "$(timeout 3 env ETCDCTL_API=3 etcdctl --endpoints "127.0.0.1:$PORT" --user alice:alicepw watch secret/1 2>&1 || true)" == *"permission denied"* ]]
+    [[ "$(timeout 20 env ETCDCTL_API=3 etcdctl --dial-timeout 15s --endpoints "127.0.0.1:$PORT" --user alice:alicepw watch secret/1 2>&1 || true)" == *"permission denied"* ]]
 }
 
 @test "only administrators manage" {

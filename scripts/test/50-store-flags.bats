@@ -24,11 +24,11 @@ setup_file() {
 }
 teardown_file() { all_stop; }
 
-tls() { ETCDCTL_API=3 timeout 10 etcdctl --endpoints "https://127.0.0.1:$PORT" "$@" 2>&1; }
+tls() { ETCDCTL_API=3 timeout 60 etcdctl --dial-timeout 10s --command-timeout 45s --endpoints "https://127.0.0.1:$PORT" "$@" 2>&1; }
 refuses() {
     local why=$1
     shift
-    run timeout 5 "$KFARM" store --data-dir "$WORK/never" "$@"
+    run timeout 60 "$KFARM" store --data-dir "$WORK/never" "$@"
     [ "$status" = 2 ]
     [[ "$output" == *"$why"* ]]
 }
@@ -72,7 +72,7 @@ print(kv.Range(pb.RangeRequest(key=b'a'), timeout=5).kvs[0].value.decode())"
 }
 
 @test "a second process is kept out of the same directory" {
-    run timeout 5 "$KFARM" store --data-dir "$WORK/tls" --listen-client-urls "http://127.0.0.1:$(free_port)" --advertise-client-urls http://x:1
+    run timeout 60 "$KFARM" store --data-dir "$WORK/tls" --listen-client-urls "http://127.0.0.1:$(free_port)" --advertise-client-urls http://x:1
     [ "$status" != 0 ]
     [[ "$output" == *"in use by another process"* ]]
 }

@@ -12,7 +12,7 @@ teardown_file() { all_stop; }
 refuses() {
     local why=$1
     shift
-    run timeout 5 "$KFARM" store --data-dir "$WORK/never" "$@"
+    run timeout 60 "$KFARM" store --data-dir "$WORK/never" "$@"
     [ "$status" = 2 ]
     [[ "$output" == *"$why"* ]] || { echo "$output"; return 1; }
 }
@@ -62,7 +62,7 @@ pid() { cat "$WORK/$1.pid"; }
     refuses "scheme must be" --listen-client-urls ftp://127.0.0.1:0 --advertise-client-urls https://x:1
     refuses "host:port" --listen-client-urls http://127.0.0.1 --advertise-client-urls https://x:1
     refuses "--cert-file and --key-file go together" --cert-file x
-    run timeout 5 "$KFARM" store --data-dir "$WORK/never" --cert-file "$WORK/no" --key-file "$WORK/no" \
+    run timeout 60 "$KFARM" store --data-dir "$WORK/never" --cert-file "$WORK/no" --key-file "$WORK/no" \
         --listen-client-urls "https://127.0.0.1:$(free_port)" --advertise-client-urls https://x:1
     [ "$status" != 0 ]
     [[ "$output" == *"--cert-file"*"$WORK/no"* ]]
@@ -200,7 +200,7 @@ END
     rm "$WORK/term.pid"
     [ ! -e "$WORK/term/store.db-wal" ]
     store_start term "$PORT"
-    run timeout 5 "$KFARM" store --data-dir "$WORK/term" --listen-client-urls "http://127.0.0.1:$(free_port)" --advertise-client-urls http://x:1
+    run timeout 60 "$KFARM" store --data-dir "$WORK/term" --listen-client-urls "http://127.0.0.1:$(free_port)" --advertise-client-urls http://x:1
     [ "$status" != 0 ]
     [[ "$output" == *"--data-dir $WORK/term"*"in use by another process"* ]]
     proc_stop term

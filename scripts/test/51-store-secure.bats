@@ -46,7 +46,7 @@ teardown_file() { all_stop; }
 as() {
     local user=$1 port=$2
     shift 2
-    timeout 20 "$(etcd_binary etcdctl)" --dial-timeout 15s --command-timeout 15s --endpoints "https://127.0.0.1:$port" --cacert "$WORK/ca.crt" \
+    timeout 60 "$(etcd_binary etcdctl)" --dial-timeout 45s --command-timeout 45s --endpoints "https://127.0.0.1:$port" --cacert "$WORK/ca.crt" \
         --cert "$WORK/$user.crt" --key "$WORK/$user.key" "$@" 2>&1
 }
 # alike USER ARGUMENTS…: both servers answer the same
@@ -99,7 +99,7 @@ alike() {
     as root "$PORT" user add bob:pw
     as root "$PORT" user grant-role bob own
     ETCD_VERSION=3.5
-    local etcdctl="timeout 20 $(etcd_binary etcdctl) --endpoints unix://$WORK/ours.sock"
+    local etcdctl="timeout 60 $(etcd_binary etcdctl) --dial-timeout 45s --command-timeout 45s --endpoints unix://$WORK/ours.sock"
     [[ "$($etcdctl get alice/a 2>&1 || true)" == *"user name is empty"* ]]
     [ "$($etcdctl --user bob:pw put alice/u "$ETCD_VERSION" 2>/dev/null)" = OK ]
     [ "$($etcdctl --user bob:pw get alice/u --print-value-only 2>/dev/null)" = "$ETCD_VERSION" ]
@@ -115,7 +115,7 @@ alike() {
     run /usr/bin/python3 -c "
 import grpc, etcd3.etcdrpc as pb
 ch = grpc.insecure_channel('unix:$WORK/ours.sock')
-token = pb.AuthStub(ch).Authenticate(pb.AuthenticateRequest(name='bob', password='pw'), timeout=5).token
+token = pb.AuthStub(ch).Authenticate(pb.AuthenticateRequest(name='bob', password='pw'), timeout=60).token
 print(pb.KVStub(ch).Range(pb.RangeRequest(key=b'alice/u'), timeout=5, metadata=[('token', token)]).kvs[0].value.decode())"
     [ "$output" = 3.5 ]
 }
@@ -123,7 +123,7 @@ print(pb.KVStub(ch).Range(pb.RangeRequest(key=b'alice/u'), timeout=5, metadata=[
 @test "Python over TLS with a certificate" {
     run /usr/bin/python3 -c "
 import etcd3
-c = etcd3.client(host='127.0.0.1', port=$PORT, ca_cert='$WORK/ca.crt', cert_cert='$WORK/alice.crt', cert_key='$WORK/alice.key', timeout=5)
+c = etcd3.client(host='127.0.0.1', port=$PORT, ca_cert='$WORK/ca.crt', cert_cert='$WORK/alice.crt', cert_key='$WORK/alice.key', timeout=60)
 c.put('alice/py', 'tls')
 print(c.get('alice/py')[0].decode())
 try:

@@ -15,7 +15,7 @@ etcd_down() {
     rm -f "$WORK/etcd.pid"
 }
 ctl() {
-    on env ETCDCTL_API=3 "$ETCD/etcdctl" --endpoints https://127.0.0.1:2379 --cacert "$PKI/ca.crt" \
+    on env ETCDCTL_API=3 "$ETCD/etcdctl" --dial-timeout 45s --command-timeout 45s --endpoints https://127.0.0.1:2379 --cacert "$PKI/ca.crt" \
         --cert "$PKI/admin.crt" --key "$PKI/admin.key" "$@"
 }
 n_keys() { ctl get --prefix --keys-only "$1" | grep -c .; }

@@ -63,7 +63,8 @@ __attribute__((constructor)) static void start(void) {
         void *p = mmap(NULL, sizeof(*ctl), PROT_READ | PROT_WRITE, MAP_SHARED, (int)n, 0);
         CHECK(p != MAP_FAILED);
         ctl = p;
-        random_state = fault_lanes.seed = ctl->seed;
+        random_state = ctl->seed;
+        fault_lanes.seed = random_state;
         fault_lanes.first = ctl->lane_first;
         fault_lanes.late = ctl->lane_late;
         fault_lanes.late_us = 3000;

@@ -77,6 +77,14 @@ static int run(struct box *b, struct wait *w) {
     return w->rc;
 }
 
+void box_rest(struct box *b) {
+    struct err e = ERR_INIT;
+    while (b->s->busy || b->s->wal.out) {
+        ASSERT_OK(loop_step(b->l, NS_PER_S, &e), &e);
+    }
+    loop_timer_stop(&b->s->idle_timer);
+}
+
 int box_txn(struct box *b, struct store_txn *t, struct err *e) {
     struct wait w = {.e = e};
     store_txn(b->s, t, txn_done, &w);

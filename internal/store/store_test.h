@@ -23,6 +23,7 @@ int box_delete(struct box *b, const char *key, const char *end, struct err *e);
 int box_compact(struct box *b, int64_t rev, struct err *e); /* physical */
 int box_grant(struct box *b, int64_t id, int64_t ttl, struct err *e);
 int box_revoke(struct box *b, int64_t id, struct err *e);
+void box_rest(struct box *b); /* until nothing is under way; nothing starts by itself then */
 /* A few turns of the loop, so that watches catch up. */
 void box_turn(struct box *b);
 /* "key=value@create/mod/version" joined by spaces. */

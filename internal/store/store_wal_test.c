@@ -366,13 +366,9 @@ static bool on_the_loop(struct box *b, size_t n) {
     return w.turns == 0;
 }
 
-/* Nothing is under way, and the commits before took so long. */
+/* The commits before took so long. */
 static void rest_after(struct box *b, uint64_t commit_ns) {
-    struct err e = ERR_INIT;
-    while (b->s->busy || b->s->wal.out) {
-        ASSERT_OK(loop_step(b->l, NS_PER_S, &e), &e);
-    }
-    loop_timer_stop(&b->s->idle_timer); /* or it would count, on a machine that is busy */
+    box_rest(b);
     b->s->turns = loop_turns(b->l);
     b->s->commit_ns = commit_ns;
 }

@@ -65,6 +65,16 @@ static inline void list_del(struct list *n) {
     n->next->prev = n->prev;
     n->prev = n->next = n;
 }
+/* All of `from` behind what is in `head`. */
+static inline void list_move_all(struct list *head, struct list *from) {
+    if (!list_empty(from)) {
+        from->next->prev = head->prev;
+        head->prev->next = from->next;
+        from->prev->next = head;
+        head->prev = from->prev;
+        list_init(from);
+    }
+}
 /* for (LIST_EACH(pos, next, head)): `pos` may be removed inside. */
 #define LIST_EACH(pos, nxt, head)                                                     \
     struct list *pos = (head)->next, *nxt = pos->next; pos != (head); pos = nxt, nxt = pos->next

@@ -182,8 +182,8 @@ int store_open_vfs(struct loop *l, int dirfd, const char *name, const struct sto
     s->o.read_cache_bytes = s->o.read_cache_bytes ? s->o.read_cache_bytes : 8 << 20;
     s->o.write_cache_bytes = s->o.write_cache_bytes ? s->o.write_cache_bytes : 16 << 20;
     s->o.recent_bytes = s->o.recent_bytes ? s->o.recent_bytes : 256 * 1024;
-    struct list *lists[] = {&s->pending, &s->physical, &s->defrags, &s->synced,
-                            &s->lagging, &s->recent,   &s->expired};
+    struct list *lists[] = {&s->pending, &s->physical, &s->defrags,        &s->synced,
+                            &s->lagging, &s->paused,   &s->catchup.chunks, &s->expired};
     for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
         list_init(lists[i]);
     }
@@ -433,6 +433,9 @@ void engine_stat(struct store *s, struct store_stat *ret) {
     ret->quota_bytes = s->o.quota_bytes;
     ret->n_watches = s->n_watches;
     for (LIST_EACH(p, next, &s->lagging)) {
+        ret->n_slow_watches++;
+    }
+    for (LIST_EACH(p, next, &s->paused)) {
         ret->n_slow_watches++;
     }
     ret->n_leases = s->leases.n;

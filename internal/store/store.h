@@ -172,7 +172,7 @@ void store_txn(struct store *s, struct store_txn *own_txn, store_txn_done *done,
 enum store_event_type { STORE_PUT, STORE_DELETE };
 struct store_event {
     enum store_event_type type;
-    bool has_prev;
+    bool has_prev;        /* also when only another watch asked for it */
     struct store_kv kv;   /* DELETE: key and mod_rev only */
     struct store_kv prev; /* before this event */
 };
@@ -182,6 +182,7 @@ struct store_watch_msg {
     const struct store_event *const *events; /* whole revisions, in order */
     size_t n;
     uint64_t share;      /* not 0: watches that are given this number are given the same events */
+    bool late;           /* others may be given the same number some time later */
     int64_t rev;         /* everything up to here has been given */
     int64_t compact_rev; /* CANCELLED because of compaction: not 0 */
     int rc;              /* CANCELLED: why */

@@ -228,7 +228,8 @@ struct ebatch { /* the events of one commit */
     int64_t *prev_id;
     size_t n, cap;
     int64_t first_rev, last_rev;
-    uint64_t no; /* among the recent ones; 0: not one of them */
+    int64_t from, upto; /* of a stretch of the log: which */
+    uint64_t no;        /* of a stretch of the log: it holds what the ranges up to this number want */
     size_t bytes;
 };
 struct ebatch *ebatch_new(void);
@@ -335,21 +336,42 @@ struct lease_left { /* what WR_LEFT writes */
     int64_t id, left;
 };
 
+struct events {
+    const struct store_event **v;
+    size_t n, cap;
+};
+void events_push(struct events *l, const struct store_event *ev);
+
 struct wrange { /* watches of one range: a node of the treap */
     struct wrange *left, *right, *furthest;
     uint64_t priority;
     struct span key, end;
     struct list watches;
-    struct list hit; /* while a commit is delivered: these of its events are in the range */
-    const struct store_event **ev;
-    size_t n_ev, cap_ev;
-    uint64_t caught_batch, caught_share; /* the recent batch that one was given last to catch up */
+    uint64_t no;
+    struct list hit; /* while events are given: these of them are in the range */
+    struct events hits;
+    uint64_t turn; /* the last in which store_catchup.c looked for them */
     uint8_t own[];
+};
+
+enum { CATCHUP_SHARES = 32 };
+struct catchup {
+    struct loop_timer timer;
+    struct ebatch **recent; /* the last commits', in order: n_recent from recent_at on */
+    size_t recent_at, n_recent, cap_recent, recent_bytes;
+    struct list chunks; /* of the log, those used last first */
+    struct events stretch;
+    uint64_t turn;
+    struct share { /* what a range was given lately, that others of it may be given as well */
+        uint64_t range, share;
+        int64_t first, upto;
+    } shares[CATCHUP_SHARES];
+    size_t next_share;
 };
 
 struct store_watch {
     const struct store_impl *impl;
-    struct list link; /* in synced, lagging or, while a commit is delivered, those that are due */
+    struct list link; /* in synced, lagging, paused or, while events are given, those that are due */
     struct list range_link;
     struct wrange *range;
     struct store *s;
@@ -398,15 +420,14 @@ struct store {
     size_t pins; /* readers of the whole log, in many transactions: nothing is swept meanwhile */
     /* watches */
     struct list synced, lagging;
+    struct list paused; /* these, and those that were cancelled */
     struct wrange *ranges;
+    uint64_t n_ranges; /* ever */
     int64_t given;     /* revision up to which those in synced have been given everything */
     uint64_t n_shares; /* lists of events that were given to several */
-    uint64_t n_batches;
-    struct list recent; /* of struct ebatch */
-    size_t recent_bytes, n_watches, n_prev_watches;
-    struct loop_timer pump_timer;
-    const struct store_event **scratch;
-    size_t scratch_cap;
+    size_t n_watches, n_prev_watches;
+    struct events scratch;
+    struct catchup catchup;
     /* leases */
     struct map leases;
     struct list expired; /* leases whose turn to be revoked has not come */
@@ -481,11 +502,27 @@ void match_join(struct store *s, struct store_watch *w);
 void match_leave(struct store_watch *w);
 /* Gives each range that is concerned its events and lists it in hits; match_done forgets them. */
 void match_events(struct store *s, const struct ebatch *b, struct list *hits);
+void match_range(struct wrange *g, const struct events *in, struct list *hits);
 void match_done(struct store *s, struct list *hits);
+bool match_any(const struct store *s, struct span key); /* somebody watches it */
 /* store_watch.c */
 void watch_deliver(struct store *s,
                    struct ebatch *own_eb); /* after s->rev moved; NULL: revisions without events */
-void watch_compacted(struct store *s);
+bool watch_wants(const struct store_watch *w, const struct store_event *ev);
+void watch_move(struct store_watch *w, bool lagging);
+void watch_cancel(struct store_watch *w, int rc, const char *reason);
+/* Events of the watch's range that it has not had. These two answer false when the watch is gone or wants a pause. */
+bool watch_give(struct store_watch *w, struct store_watch_msg *m);
+bool watch_progress(struct store_watch *w);
+/* The values that the events of `b` replace, where they are not known yet. */
+NODISCARD int watch_load_prev(struct store *s, struct ebatch *b, struct err *e);
+/* store_catchup.c */
+void recent_add(struct store *s, struct ebatch *own_b);
+void recent_trim(struct store *s, size_t max);
+size_t recent_max(const struct store *s);
+void catchup_soon(struct store *s);   /* when somebody lags */
+void catchup_forget(struct store *s); /* what can be read again */
+void catchup_fini(struct store *s);
 void watch_fini(struct store *s);
 /* store_lease.c */
 NODISCARD int lease_load(struct store *s, struct err *e);

@@ -94,6 +94,7 @@ void match_join(struct store *s, struct store_watch *w) {
         g->key = span_of(g->own, w->key.n);
         g->end = span_of(g->own + w->key.n, w->end.n);
         g->priority = rand_u64();
+        g->no = ++s->n_ranges;
         g->furthest = g;
         list_init(&g->watches);
         list_init(&g->hit);
@@ -106,9 +107,9 @@ void match_join(struct store *s, struct store_watch *w) {
 }
 
 static void free_if_unused(struct store *s, struct wrange *g) {
-    if (list_empty(&g->watches) && !g->n_ev) {
+    if (list_empty(&g->watches) && !g->hits.n) {
         take_out(&s->ranges, g);
-        free(g->ev);
+        free(g->hits.v);
         free(g);
     }
 }
@@ -119,15 +120,10 @@ void match_leave(struct store_watch *w) {
 }
 
 static void add_event(struct wrange *g, const struct store_event *ev, struct list *hits) {
-    if (g->n_ev == g->cap_ev) {
-        g->cap_ev = g->cap_ev ? 2 * g->cap_ev : 8;
-        g->ev = mem_array(g->ev, g->cap_ev, sizeof(struct store_event *), (size_t)1 << 28);
-        CHECK(g->ev);
-    }
-    if (!g->n_ev) {
+    if (!g->hits.n) {
         list_add_tail(hits, &g->hit);
     }
-    g->ev[g->n_ev++] = ev;
+    events_push(&g->hits, ev);
 }
 
 static void stab(struct wrange *g, const struct store_event *ev, struct list *hits) {
@@ -149,14 +145,41 @@ void match_events(struct store *s, const struct ebatch *b, struct list *hits) {
     }
 }
 
+static bool stabbed(const struct wrange *g, struct span key) {
+    for (; g && reaches(g->furthest, key); g = g->right) {
+        if (stabbed(g->left, key)) {
+            return true;
+        }
+        if (span_cmp(g->key, key) > 0) {
+            return false;
+        }
+        if (reaches(g, key)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool match_any(const struct store *s, struct span key) {
+    return stabbed(s->ranges, key);
+}
+
+void match_range(struct wrange *g, const struct events *in, struct list *hits) {
+    for (size_t i = 0; i < in->n; i++) {
+        if (range_holds(g->key, g->end, in->v[i]->kv.key)) {
+            add_event(g, in->v[i], hits);
+        }
+    }
+}
+
 void match_done(struct store *s, struct list *hits) {
     while (!list_empty(hits)) {
         struct wrange *g = CONTAINER_OF(hits->next, struct wrange, hit);
         list_del(&g->hit);
-        g->n_ev = 0;
-        if (g->cap_ev > 64) { /* after a burst */
-            free(TAKE(g->ev));
-            g->cap_ev = 0;
+        g->hits.n = 0;
+        if (g->hits.cap > 64) { /* after a burst */
+            free(TAKE(g->hits.v));
+            g->hits.cap = 0;
         }
         free_if_unused(s, g);
     }

@@ -60,19 +60,20 @@ static bool look(struct bench *b) {
         size_t n = 0;
         for (size_t k = 0; b->in[i] && k < batch.n; k++) {
             if (concerns(&b->w[i], ev[k].kv.key)) {
-                same &= n < b->w[i].range->n_ev && b->w[i].range->ev[n] == &ev[k]; /* in order */
+                same &=
+                    n < b->w[i].range->hits.n && b->w[i].range->hits.v[n] == &ev[k]; /* in order */
                 n++;
             }
         }
-        same &= !b->in[i] || n == b->w[i].range->n_ev;
+        same &= !b->in[i] || n == b->w[i].range->hits.n;
     }
     size_t listed = 0, hit = 0;
     for (LIST_EACH(p, next, &hits)) { /* once each, and only those with events */
-        same &= CONTAINER_OF(p, struct wrange, hit)->n_ev > 0;
+        same &= CONTAINER_OF(p, struct wrange, hit)->hits.n > 0;
         listed++;
     }
     for (size_t i = 0; i < WATCHES; i++) {
-        bool first = b->in[i] && b->w[i].range->n_ev;
+        bool first = b->in[i] && b->w[i].range->hits.n;
         for (size_t k = 0; k < i; k++) {
             first &= !b->in[k] || b->w[k].range != b->w[i].range;
         }

@@ -340,7 +340,7 @@ static int like_the_model(const uint8_t *bytes, size_t n) {
     struct prop *p = new_zero(struct prop);
     p->m.rev = 1;
     p->g.s = span_of(bytes, n);
-    p->b.o.recent_bytes = 600; /* most lagging watches must read the log */
+    p->b.o.recent_bytes = 40; /* most lagging watches must read the log */
     box_open(&p->b);
     while (p->g.s.n && p->m.n < MODEL_MAX - 16) {
         step(p);

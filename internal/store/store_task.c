@@ -188,6 +188,7 @@ static void idle_fired(struct loop_timer *tm) {
         if (!s->busy) { /* else the timer runs again behind the task */
             sqlite3_db_release_memory(s->wr.db.h);
         }
+        catchup_forget(s);
     } else {
         loop_timer_start(s->l, tm, IDLE_NS, idle_fired, "store-idle");
     }
@@ -211,7 +212,7 @@ void store_compacted(struct store *s, struct wr *w) {
         s->swept = w->b;
     }
     s->sweeping = true;
-    watch_compacted(s);
+    catchup_soon(s);
     if (w->flag && w->cb.done) { /* physical: the answer waits for the sweep */
         struct waiter *p = new_zero(struct waiter);
         p->done = w->cb.done;

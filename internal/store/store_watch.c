@@ -1,17 +1,7 @@
-/* Watches: pushed from each commit's events; those that lag read the recent events or, further back, the log. */
+/* Watches: pushed from each commit's events. Those that lag are store_catchup.c's. */
 #include "internal/store/store_int.h"
 
 #include <stdlib.h>
-
-enum { CHUNK_ROWS = 2000, CHUNK_EVENTS = 512, CHUNK_BYTES = 512 * 1024 };
-
-static void pump(struct loop_timer *t);
-
-static void pump_soon(struct store *s) {
-    if (!loop_timer_active(&s->pump_timer)) {
-        loop_timer_start(s->l, &s->pump_timer, 0, pump, "store-watch");
-    }
-}
 
 /* ---- events of a commit ---- */
 
@@ -61,9 +51,20 @@ int ebatch_add(struct ebatch *b, const struct store_event *ev, int64_t prev_id, 
     return 0;
 }
 
+void events_push(struct events *l, const struct store_event *ev) {
+    if (l->n == l->cap) {
+        l->cap = l->cap ? 2 * l->cap : 8;
+        l->v = mem_array(l->v, l->cap, sizeof(*l->v), (size_t)1 << 28);
+        CHECK(l->v);
+    }
+    l->v[l->n++] = ev;
+}
+
 /* ---- giving events to one watch ---- */
 
-static bool wanted(const struct store_watch *w, const struct store_event *ev) {
+static const char STORE_E_PREV[] = "etcdserver: reading previous values failed";
+
+bool watch_wants(const struct store_watch *w, const struct store_event *ev) {
     if (ev->kv.mod_rev < w->next || !range_holds(w->key, w->end, ev->kv.key)) {
         return false;
     }
@@ -75,12 +76,16 @@ static int64_t next_of(const struct store_watch *w) {
     return exact ? w->next : w->s->given + 1;
 }
 
-static void move(struct store_watch *w, bool lagging) {
+void watch_move(struct store_watch *w, bool lagging) {
+    struct store *s = w->s;
     w->next = next_of(w);
     w->due = false;
-    list_del(&w->link);
-    list_add_tail(lagging ? &w->s->lagging : &w->s->synced, &w->link);
     w->lagging = lagging;
+    list_del(&w->link);
+    list_add_tail(!lagging                    ? &s->synced
+                  : w->paused || w->cancelled ? &s->paused
+                                              : &s->lagging,
+                  &w->link);
 }
 
 /* False: the watch is gone or wants a pause. */
@@ -94,16 +99,14 @@ static bool call(struct store_watch *w, const struct store_watch_msg *m) {
     }
     if (rc == STORE_WATCH_PAUSE) {
         w->paused = true;
-        move(w, true);
+        watch_move(w, true);
     }
     return !w->paused && !w->cancelled;
 }
 
-static void cancel(struct store_watch *w, int rc, const char *reason) {
+void watch_cancel(struct store_watch *w, int rc, const char *reason) {
     w->cancelled = true;
-    if (!w->lagging) {
-        move(w, true);
-    }
+    watch_move(w, true);
     struct store_watch_msg m = {.kind = STORE_WATCH_CANCELLED,
                                 .rev = w->s->rev,
                                 .compact_rev = rc == -ERR_GONE ? w->s->compact_rev : 0,
@@ -112,23 +115,12 @@ static void cancel(struct store_watch *w, int rc, const char *reason) {
     call(w, &m);
 }
 
-static bool progress(struct store_watch *w) {
+bool watch_progress(struct store_watch *w) {
     if (!w->want_progress || w->next > w->s->rev + 1) {
         return true;
     }
     w->want_progress = false;
     return call(w, &(struct store_watch_msg){.kind = STORE_WATCH_PROGRESS, .rev = w->s->rev});
-}
-
-static void push(struct store *s, size_t *n, const struct store_event *ev) {
-    if (*n == s->scratch_cap) {
-        size_t cap = s->scratch_cap ? s->scratch_cap * 2 : 64;
-        const struct store_event **p = mem_array(s->scratch, cap, sizeof(*p), (size_t)1 << 28);
-        CHECK(p);
-        s->scratch = p;
-        s->scratch_cap = cap;
-    }
-    s->scratch[(*n)++] = ev;
 }
 
 /* What an event replaces is what was there before its revision, not what the revision itself put there first. */
@@ -146,7 +138,7 @@ static int before_rev(const struct view *v, const struct store_event *ev, int64_
 }
 
 /* A commit that ran before anybody asked for previous values did not load them. */
-static int load_prev(struct store *s, struct ebatch *b, struct err *e) {
+int watch_load_prev(struct store *s, struct ebatch *b, struct err *e) {
     struct view v = store_view(s);
     for (size_t i = 0; i < b->n; i++) {
         struct store_event *ev = &b->ev[i];
@@ -167,88 +159,31 @@ static int load_prev(struct store *s, struct ebatch *b, struct err *e) {
     return 0;
 }
 
-/* False: the watch is gone. */
-static bool prepare(struct store_watch *w, struct ebatch *b) {
-    struct err e = ERR_INIT;
-    int rc = w->prev_kv ? load_prev(w->s, b, &e) : 0;
-    if (rc < 0) {
-        cancel(w, rc, "etcdserver: reading previous values failed");
+/* w->next moves first: the callback may ask for it, and a pause resumes behind these events. */
+bool watch_give(struct store_watch *w, struct store_watch_msg *m) {
+    struct store *s = w->s;
+    size_t n = 0;
+    if (w->filters) {
+        m->share = 0;
+        for (size_t i = 0; i < m->n; i++) {
+            if (watch_wants(w, m->events[i])) {
+                events_push(&s->scratch, m->events[i]);
+                n++;
+            }
+        }
+        m->events = s->scratch.v; /* this call's alone: a callback delivers nothing to others */
+        m->n = n;
+        s->scratch.n = 0;
     }
-    return rc == 0;
-}
-
-/* False as call(). w->next moves first: the callback may ask for it, and a pause resumes behind these events. */
-static bool give_list(struct store_watch *w, struct store_watch_msg *m) {
     m->kind = STORE_WATCH_EVENTS;
     if (w->next <= m->rev) {
         w->next = m->rev + 1;
     }
-    w->s->st.n_events += m->n;
+    s->st.n_events += m->n;
     return !m->n || call(w, m);
 }
 
-static bool give(struct store_watch *w, struct ebatch *b, int64_t upto) {
-    struct store *s = w->s;
-    if (!prepare(w, b)) {
-        return false;
-    }
-    size_t n = 0;
-    for (size_t i = 0; i < b->n; i++) {
-        if (wanted(w, &b->ev[i])) {
-            push(s, &n, &b->ev[i]);
-        }
-    }
-    /* Those that catch up together are given the same, too. */
-    struct wrange *g = w->range;
-    bool all = b->no && !w->filters && w->next <= b->first_rev;
-    if (all && g->caught_batch != b->no) {
-        g->caught_batch = b->no;
-        g->caught_share = ++s->n_shares;
-    }
-    /* The callback may deliver nothing to others: the scratch list is this call's alone. */
-    return give_list(
-        w, &(struct store_watch_msg){
-               .events = s->scratch, .n = n, .rev = upto, .share = all ? g->caught_share : 0});
-}
-
-/* The same for the events of its range; those who want all of them are given one list. */
-static bool give_range(struct store_watch *w, struct ebatch *b, uint64_t share) {
-    struct store *s = w->s;
-    struct wrange *g = w->range;
-    if (!prepare(w, b)) {
-        return false;
-    }
-    if (!w->filters && w->next <= g->ev[0]->kv.mod_rev) {
-        return give_list(w, &(struct store_watch_msg){
-                                .events = g->ev, .n = g->n_ev, .rev = s->rev, .share = share});
-    }
-    size_t n = 0;
-    for (size_t i = 0; i < g->n_ev; i++) {
-        if (wanted(w, g->ev[i])) {
-            push(s, &n, g->ev[i]);
-        }
-    }
-    return give_list(w, &(struct store_watch_msg){.events = s->scratch, .n = n, .rev = s->rev});
-}
-
 /* ---- commits ---- */
-
-static void keep_recent(struct store *s, struct ebatch *own_b) {
-    own_b->bytes = own_b->a.used + own_b->cap * (sizeof(struct store_event) + sizeof(int64_t)) +
-                   sizeof(*own_b);
-    own_b->no = ++s->n_batches;
-    list_add_tail(&s->recent, &own_b->link);
-    s->recent_bytes += own_b->bytes;
-}
-
-static void trim_recent(struct store *s, size_t max) {
-    while (!list_empty(&s->recent) && s->recent_bytes > max) {
-        struct ebatch *b = CONTAINER_OF(s->recent.next, struct ebatch, link);
-        list_del(&b->link);
-        s->recent_bytes -= b->bytes;
-        ebatch_free(b);
-    }
-}
 
 /* Takes those of a range out of synced, whatever callbacks do to them: they may start and stop any watch. */
 static void collect_due(struct wrange *g, struct list *due) {
@@ -261,6 +196,25 @@ static void collect_due(struct wrange *g, struct list *due) {
             list_add_tail(due, &w->link);
         }
     }
+}
+
+/* Of the range's events those that the watch has not had; all are, unless it starts at a revision to come. */
+static bool give_range(struct store_watch *w, struct ebatch *b, uint64_t share) {
+    struct wrange *g = w->range;
+    struct err e = ERR_INIT;
+    size_t i = 0;
+    int rc = w->prev_kv ? watch_load_prev(w->s, b, &e) : 0;
+    if (rc < 0) {
+        watch_cancel(w, rc, STORE_E_PREV);
+        return false;
+    }
+    while (i < g->hits.n && g->hits.v[i]->kv.mod_rev < w->next) {
+        i++;
+    }
+    return watch_give(w, &(struct store_watch_msg){.events = g->hits.v + i,
+                                                   .n = g->hits.n - i,
+                                                   .rev = w->s->rev,
+                                                   .share = i ? 0 : share});
 }
 
 static void deliver(struct store *s, struct ebatch *b) {
@@ -277,9 +231,9 @@ static void deliver(struct store *s, struct ebatch *b) {
         struct store_watch *w = CONTAINER_OF(due.next, struct store_watch, link);
         s->n_shares += w->range != at;
         at = w->range;
-        move(w, false);
+        watch_move(w, false);
         if (give_range(w, b, s->n_shares)) {
-            IGNORE_ERR(progress(w), "the watch keeps its own state");
+            IGNORE_ERR(watch_progress(w), "the watch keeps its own state");
         }
     }
     match_done(s, &hits);
@@ -288,178 +242,22 @@ static void deliver(struct store *s, struct ebatch *b) {
 void watch_deliver(struct store *s, struct ebatch *own_eb) {
     if (!own_eb) {
         /* Nobody watched when the commit was made. Whoever started since reads the log. */
-        trim_recent(s, 0);
+        recent_trim(s, 0);
         for (LIST_EACH(p, next, &s->synced)) {
             struct store_watch *w = CONTAINER_OF(p, struct store_watch, link);
             if (next_of(w) <= s->rev) {
-                move(w, true);
+                watch_move(w, true);
             }
         }
     } else if (own_eb->n) {
-        keep_recent(s, own_eb);
+        recent_add(s, own_eb);
         deliver(s, own_eb);
-        trim_recent(s, s->o.recent_bytes);
+        recent_trim(s, recent_max(s));
     } else {
         ebatch_free(own_eb);
     }
     s->given = s->rev;
-    if (!list_empty(&s->lagging)) {
-        pump_soon(s);
-    }
-}
-
-void watch_compacted(struct store *s) {
-    for (LIST_EACH(p, next, &s->lagging)) {
-        struct store_watch *w = CONTAINER_OF(p, struct store_watch, link);
-        if (!w->cancelled && w->next < s->compact_rev) {
-            pump_soon(s);
-            break;
-        }
-    }
-}
-
-/* ---- catching up ---- */
-
-/* Reads a stretch of the log into *b: whole revisions from w->next on. *ret_upto: how far it reaches. */
-static int read_log(struct store_watch *w, struct ebatch *b, int64_t *ret_upto, struct err *e) {
-    struct store *s = w->s;
-    sqlite3_stmt *st = db_stmt(&s->rd, ST_LOG_SCAN, e);
-    if (!st) {
-        return -(int)e->code;
-    }
-    sqlite3_bind_int64(st, 1, id_of(w->next, 0));
-    sqlite3_bind_int64(st, 2, id_of(s->rev + 1, 0));
-    *ret_upto = s->rev;
-    int64_t at = w->next;
-    int out = 0;
-    for (size_t rows = 0;; rows++) {
-        int rc = sqlite3_step(st);
-        if (rc != SQLITE_ROW) {
-            out = rc == SQLITE_DONE ? 0 : db_fail(&s->rd, rc, "reading the log", e);
-            break;
-        }
-        int64_t id = sqlite3_column_int64(st, 0);
-        if (id_rev(id) != at &&
-            (rows >= CHUNK_ROWS || b->n >= CHUNK_EVENTS || b->a.used >= CHUNK_BYTES)) {
-            *ret_upto = id_rev(id) - 1;
-            break;
-        }
-        at = id_rev(id);
-        int64_t ver = sqlite3_column_int64(st, 3);
-        struct store_event ev = {.type = ver ? STORE_PUT : STORE_DELETE,
-                                 .kv = {db_col_span(st, 1), SPAN_EMPTY, sqlite3_column_int64(st, 2),
-                                        at, ver, sqlite3_column_int64(st, 4)}};
-        if (!wanted(w, &ev)) {
-            continue;
-        }
-        ev.kv.value = db_col_span(st, 6);
-        ev.kv.key = db_col_span(st, 1); /* reading one column may move another */
-        out = ebatch_add(b, &ev, sqlite3_column_int64(st, 5), e);
-        if (out < 0) {
-            break;
-        }
-    }
-    sqlite3_reset(st);
-    return out;
-}
-
-static struct ebatch *recent_for(struct store *s, int64_t rev) {
-    if (list_empty(&s->recent) ||
-        CONTAINER_OF(s->recent.next, struct ebatch, link)->first_rev > rev) {
-        return NULL;
-    }
-    for (LIST_EACH(p, next, &s->recent)) {
-        struct ebatch *b = CONTAINER_OF(p, struct ebatch, link);
-        if (b->last_rev >= rev) {
-            return b;
-        }
-    }
-    return NULL;
-}
-
-static void caught_up(struct store_watch *w) {
-    if (w->next > w->s->rev) {
-        move(w, false);
-        IGNORE_ERR(progress(w), "the watch keeps its own state");
-    }
-}
-
-/* A stretch of the log, for the watch and all of its range that wait for the same. */
-static void give_log(struct store_watch *w) {
-    struct store *s = w->s;
-    struct err e = ERR_INIT;
-    struct ebatch *b = ebatch_new();
-    struct list now;
-    int64_t from = w->next, upto = s->rev;
-    int rc = read_log(w, b, &upto, &e);
-    if (rc < 0) {
-        cancel(w, rc, err_public(&e));
-        ebatch_free(b);
-        return;
-    }
-    b->no = ++s->n_batches;
-    list_init(&now);
-    for (LIST_EACH(p, next, &w->range->watches)) {
-        struct store_watch *k = CONTAINER_OF(p, struct store_watch, range_link);
-        bool same = k->lagging && k->next == from && k->filters == w->filters;
-        if (same && !k->paused && !k->cancelled) {
-            list_del(&k->link);
-            list_add_tail(&now, &k->link);
-        }
-    }
-    while (!list_empty(&now)) { /* callbacks may stop any of them */
-        struct store_watch *k = CONTAINER_OF(now.next, struct store_watch, link);
-        move(k, true);
-        if (give(k, b, upto)) {
-            caught_up(k);
-        }
-    }
-    ebatch_free(b);
-}
-
-/* One bounded step of one watch. */
-static void catch_up(struct store_watch *w) {
-    struct store *s = w->s;
-    if (w->next < s->compact_rev) {
-        cancel(w, -ERR_GONE, STORE_E_COMPACTED);
-        return;
-    }
-    struct ebatch *b = w->next <= s->rev ? recent_for(s, w->next) : NULL;
-    if (b) {
-        if (give(w, b, b->link.next == &s->recent ? s->rev : b->last_rev)) {
-            caught_up(w);
-        }
-    } else if (w->next <= s->rev) {
-        give_log(w);
-    } else {
-        caught_up(w);
-    }
-}
-
-static void pump(struct loop_timer *t) {
-    struct store *s = CONTAINER_OF(t, struct store, pump_timer);
-    struct list now;
-    list_init(&now);
-    while (!list_empty(&s->lagging)) {
-        struct list *p = s->lagging.next;
-        list_del(p);
-        list_add_tail(&now, p);
-    }
-    bool again = false;
-    while (!list_empty(&now)) {
-        struct store_watch *w = CONTAINER_OF(now.next, struct store_watch, link);
-        move(w, true);
-        if (!w->paused && !w->cancelled) {
-            catch_up(w);
-        }
-    }
-    for (LIST_EACH(p, next, &s->lagging)) {
-        struct store_watch *w = CONTAINER_OF(p, struct store_watch, link);
-        again |= !w->paused && !w->cancelled;
-    }
-    if (again) {
-        loop_timer_start(s->l, t, 0, pump, "store-watch");
-    }
+    catchup_soon(s);
 }
 
 /* ---- public ---- */
@@ -489,13 +287,11 @@ int engine_watch_start(struct store *s, const struct store_watch_req *q, store_w
     w->prev_kv = q->prev_kv;
     list_init(&w->link);
     w->lagging = true; /* next is exact */
-    move(w, w->next <= s->rev);
+    watch_move(w, w->next <= s->rev);
     match_join(s, w);
     s->n_watches++;
     s->n_prev_watches += q->prev_kv;
-    if (w->lagging) {
-        pump_soon(s);
-    }
+    catchup_soon(s);
     *ret = w;
     return 0;
 }
@@ -512,7 +308,8 @@ void engine_watch_stop(struct store_watch *w) {
     w->s->n_watches--;
     w->s->n_prev_watches -= w->prev_kv;
     if (!w->s->n_watches) {
-        trim_recent(w->s, 0);
+        catchup_forget(w->s);
+        recent_trim(w->s, 0);
     }
     free(w);
 }
@@ -520,16 +317,16 @@ void engine_watch_stop(struct store_watch *w) {
 void engine_watch_resume(struct store_watch *w) {
     if (w->paused && !w->cancelled) {
         w->paused = false;
-        move(w, true);
-        pump_soon(w->s);
+        watch_move(w, true);
+        catchup_soon(w->s);
     }
 }
 
 void engine_watch_progress(struct store_watch *w) {
     if (!w->cancelled) {
         w->want_progress = true;
-        move(w, true);
-        pump_soon(w->s);
+        watch_move(w, true);
+        catchup_soon(w->s);
     }
 }
 
@@ -538,14 +335,13 @@ int64_t engine_watch_next_rev(const struct store_watch *w) {
 }
 
 void watch_fini(struct store *s) {
-    loop_timer_stop(&s->pump_timer);
-    trim_recent(s, 0);
-    free(s->scratch);
-    struct list *lists[] = {&s->synced, &s->lagging};
+    struct list *lists[] = {&s->synced, &s->lagging, &s->paused};
     for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
         while (!list_empty(lists[i])) {
             struct store_watch *w = CONTAINER_OF(lists[i]->next, struct store_watch, link);
             store_watch_stop(w);
         }
     }
+    catchup_fini(s);
+    free(s->scratch.v);
 }

@@ -21,7 +21,9 @@ enum {
     LIM_STREAM_PENDING_ALL = 8 << 20,
     LIM_MESSAGE_EXTRA = 512 * 1024,
     LIM_CALLS = 65536,  /* open ones of all clients, streams included */
-    LIM_WATCHES = 1000000 /* of all streams */
+    LIM_WATCHES = 1000000, /* of all streams */
+    LIM_SHARED = 16,       /* encoded events that are kept, and their bytes */
+    LIM_SHARED_BYTES = 4 << 20,
 };
 enum { RAFT_TERM = 2 };
 #define ETCD_VERSION "3.5.16" /* the etcd whose API and texts these are */
@@ -32,10 +34,13 @@ struct face { /* what a listener serves; ctx of its handler */
     struct srv_ns *ns; /* NULL: everything */
 };
 
-/* Events that were encoded for one watch and go to others as they are, until the loop sleeps. */
+/* Events that were encoded for one watch and go to others as they are: those of a commit until the loop sleeps, those
+ * for watches that lag until they have not been asked for in a while. */
 struct shared {
     uint64_t share; /* of the store's message; 0: none */
     struct srv_ns *ns;
+    bool prev_kv, late;
+    uint64_t used; /* the larger the later */
     struct net_blob *events;
 };
 
@@ -51,8 +56,10 @@ struct storesrv {
     struct buf spare; /* of rpc_buf, while no answer is being made */
     struct chunks *chunks;   /* for the answers of ranges */
     struct list answers;     /* those being made on the read lane */
-    struct shared shared[2]; /* without and with previous values */
+    struct shared shared[LIM_SHARED];
+    uint64_t shared_used, shared_seen;
     struct loop_hook shared_hook;
+    struct loop_timer shared_timer;
     struct auth *auth;
     struct face face;  /* of listeners without a namespace */
     struct list faces; /* the others */

@@ -2,6 +2,7 @@
  * catch up from there later, so nothing is queued without bound. */
 #include "internal/storesrv/srv_ns.h"
 
+#include "internal/base/rand.h"
 #include "internal/net/net.h"
 
 #include <stdlib.h>
@@ -128,37 +129,88 @@ static size_t event_bytes(const struct store_event *ev) {
     return ev->kv.key.n + ev->kv.value.n + ev->prev.key.n + ev->prev.value.n + 64;
 }
 
+static void forget(struct shared *x) {
+    net_blob_unref(x->events);
+    *x = (struct shared){0};
+}
+
 void watch_forget_shared(struct storesrv *v) {
-    for (size_t i = 0; i < ARRAY_LEN(v->shared); i++) {
-        net_blob_unref(v->shared[i].events);
-        v->shared[i] = (struct shared){0};
+    loop_timer_stop(&v->shared_timer);
+    for (size_t i = 0; i < LIM_SHARED; i++) {
+        forget(&v->shared[i]);
     }
 }
 
-static void forget_shared(void *ctx) {
-    watch_forget_shared(ctx);
+static void forget_commit(void *ctx) {
+    struct storesrv *v = ctx;
+    for (size_t i = 0; i < LIM_SHARED; i++) {
+        if (!v->shared[i].late) {
+            forget(&v->shared[i]);
+        }
+    }
+}
+
+static void forget_late(struct loop_timer *t) {
+    struct storesrv *v = CONTAINER_OF(t, struct storesrv, shared_timer);
+    if (v->shared_seen == v->shared_used) {
+        watch_forget_shared(v);
+    } else {
+        v->shared_seen = v->shared_used;
+        loop_timer_start(v->l, t, NS_PER_S, forget_late, "watch-shared");
+    }
+}
+
+static void forget_soon(struct storesrv *v, bool late) {
+    if (!late) {
+        loop_before_sleep(v->l, &v->shared_hook, forget_commit, v);
+    } else if (!loop_timer_active(&v->shared_timer)) {
+        loop_timer_start(v->l, &v->shared_timer, NS_PER_S, forget_late, "watch-shared");
+    }
+}
+
+/* A place for so many bytes: those used longest ago make room. */
+static struct shared *shared_room(struct storesrv *v, size_t bytes) {
+    for (;;) {
+        struct shared *old = &v->shared[0], *unused = NULL;
+        size_t all = bytes;
+        for (size_t i = 0; i < LIM_SHARED; i++) {
+            struct shared *x = &v->shared[i];
+            all += x->events ? x->events->n : 0;
+            unused = x->events ? unused : x;
+            old = x->events && (!old->events || x->used < old->used) ? x : old;
+        }
+        if (unused && (all <= LIM_SHARED_BYTES || all == bytes)) {
+            return unused;
+        }
+        forget(old);
+    }
 }
 
 /* The events as fields of a WatchResponse, encoded once for all watches of this range and form. NULL: too large. */
 static struct net_blob *share(struct swatch *w, const struct store_watch_msg *m) {
     struct storesrv *v = w->ws->c->v;
-    struct shared *at = &v->shared[w->prev_kv];
-    if (at->share != m->share || at->ns != w->ws->c->ns) {
-        struct buf b = BUF_INIT((size_t)1 << 31);
-        size_t n;
-        for (size_t i = 0; i < m->n; i++) {
-            enc_event(&b, w, m->events[i]);
+    struct srv_ns *ns = w->ws->c->ns;
+    for (size_t i = 0; i < LIM_SHARED; i++) {
+        struct shared *x = &v->shared[i];
+        if (x->share == m->share && x->ns == ns && x->prev_kv == w->prev_kv) {
+            x->used = ++v->shared_used;
+            return x->events;
         }
-        void *p = buf_take(&b, &n);
-        if (!p) {
-            buf_fini(&b);
-            return NULL;
-        }
-        net_blob_unref(at->events);
-        *at = (struct shared){m->share, w->ws->c->ns, net_blob_new(p, n)};
-        loop_before_sleep(v->l, &v->shared_hook, forget_shared, v);
     }
-    return at->events;
+    struct buf b = BUF_INIT((size_t)1 << 31);
+    size_t n;
+    for (size_t i = 0; i < m->n; i++) {
+        enc_event(&b, w, m->events[i]);
+    }
+    void *p = buf_take(&b, &n);
+    if (!p) {
+        buf_fini(&b);
+        return NULL;
+    }
+    struct shared *x = shared_room(v, n);
+    *x = (struct shared){m->share, ns, w->prev_kv, m->late, ++v->shared_used, net_blob_new(p, n)};
+    forget_soon(v, m->late);
+    return x->events;
 }
 
 static void send_shared(struct swatch *w, const struct store_watch_msg *m) {

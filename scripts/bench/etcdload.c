@@ -6,6 +6,7 @@
  * each, for `seconds` (after `warm` ms) or `count` operations. fill and history: transactions of `batch` puts, `count` keys
  * in all (history: over `keys` keys). watch: `watches` on `wconns` connections, `wper` on a stream, while `rate` puts a
  * second are sent at their time, whatever the server does; its latency is from that time to the event at the watcher.
+ * catchup: the watches start at revision `from`, `count` events back, and are timed until each has had all of them.
  * With pid=N the CPU time of that process is reported, in seconds per 1,000 operations. */
 #include "scripts/bench/load.h"
 
@@ -23,7 +24,7 @@
 static struct args {
     const char *address, *scenario;
     uint64_t conns, streams, seconds, warm, count, keys, value, batch, rate, reads, watches, wconns,
-        wper, objects, pid;
+        wper, objects, from, pid;
 } A = {.conns = 1,
        .streams = 1,
        .seconds = 5,
@@ -328,6 +329,7 @@ static void watchers_new(const char *space) {
             buf_reset(&req);
             size_t mark = wire_begin(&req, 1);
             add_prefix(&req, space);
+            wire_u64(&req, 3, A.from);
             wire_end(&req, mark);
             if (j) {
                 load_send(&w->call, buf_view(&req));
@@ -370,6 +372,13 @@ static double cpu_s(void) {
 }
 
 /* ---- running ---- */
+
+static void await_events(uint64_t seconds) {
+    uint64_t limit = clock_ns() + seconds * NS_PER_S;
+    while (events < expected && clock_ns() < limit) {
+        load_step(limit);
+    }
+}
 
 struct result {
     double seconds, cpu;
@@ -424,11 +433,18 @@ static void run_closed(struct result *r) {
     drain();
     r->seconds = (double)(clock_ns() - counting_from) / 1e9;
     expected = A.watches ? 4 * A.objects * wanted_watches : 0;
-    uint64_t limit = clock_ns() + 60 * NS_PER_S;
-    while (events < expected && clock_ns() < limit) {
-        load_step(limit);
-    }
+    await_events(60);
     r->cpu = cpu_s() - r->cpu;
+}
+
+static void run_catchup(struct result *r) {
+    begin_measuring(r);
+    watchers_new("k");
+    expected = A.count * wanted_watches;
+    await_events(600);
+    r->seconds = (double)(clock_ns() - counting_from) / 1e9;
+    r->cpu = cpu_s() - r->cpu;
+    done = events;
 }
 
 static void put_done(struct call *c) {
@@ -477,10 +493,7 @@ static void run_watch(struct result *r) {
     }
     drain();
     expected = total * wanted_watches;
-    uint64_t limit = clock_ns() + 60 * NS_PER_S;
-    while (events < expected && clock_ns() < limit) {
-        load_step(limit);
-    }
+    await_events(60);
     r->seconds = (double)(clock_ns() - counting_from) / 1e9;
     r->cpu = cpu_s() - r->cpu;
     printf("{\"events_per_s\": %.0f, \"late\": %llu, ",
@@ -556,7 +569,8 @@ static void arguments(int argc, char **argv) {
                  {"warm", &A.warm},   {"count", &A.count},     {"keys", &A.keys},
                  {"value", &A.value}, {"batch", &A.batch},     {"rate", &A.rate},
                  {"reads", &A.reads}, {"watches", &A.watches}, {"wconns", &A.wconns},
-                 {"wper", &A.wper},   {"objects", &A.objects}, {"pid", &A.pid}};
+                 {"wper", &A.wper},   {"objects", &A.objects}, {"from", &A.from},
+                 {"pid", &A.pid}};
     if (argc < 3) {
         load_die("usage: etcdload ADDRESS SCENARIO [name=number ...]");
     }
@@ -591,6 +605,9 @@ int main(int argc, char **argv) {
     }
     if (str_eq(A.scenario, "watch")) {
         run_watch(&r);
+    } else if (str_eq(A.scenario, "catchup")) {
+        run_catchup(&r);
+        putchar('{');
     } else if (str_eq(A.scenario, "compact")) { /* at revision `count`, until it is gone */
         wire_u64(&req, 1, A.count);
         wire_u64(&req, 2, 1);

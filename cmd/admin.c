@@ -20,8 +20,9 @@ int admin_open(struct admin *a, const char *kubeconfig, const char *data_dir, st
     if (rc < 0) {
         return err_wrap(e, "kubeconfig (give --kubeconfig FILE or --data-dir DIR)");
     }
-    if ((rc = loop_new(&a->l, e)) == 0) {
-        rc = kclient_from_kubeconfig(a->l, buf_view(&text), NULL, &a->client, e);
+    if ((rc = loop_new(&a->l, e)) == 0 &&
+        (rc = kclient_from_kubeconfig(a->l, buf_view(&text), NULL, &a->client, e)) < 0) {
+        err_wrap(e, "%s", path);
     }
     secret_wipe(text.p, text.cap);
     if (rc < 0) {

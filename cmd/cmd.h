@@ -36,11 +36,12 @@ struct opt {
     const char *name; /* NULL ends the table */
     enum opt_kind kind;
     void *dst; /* const char **, bool *, int64_t *, struct opt_list * */
-    const char *arg, *help;
+    const char *arg;
+    const char *help; /* NULL: accepted, without effect */
 };
 
 /* Parses; positionals go to ret_pos (may be NULL: none allowed). Prints the help text and exits 0 on -h/--help.
- * config_path: a YAML file of option names (missing default file is fine), NULL: none. The strings live until exit. */
+ * config_path: a YAML file of option names that may be missing, unlike one that --config names; NULL: none. The strings live until exit. */
 NODISCARD int opt_parse(struct cmdctx *c, const struct opt *opts, struct opt_list *ret_pos, const char *config_path,
                         struct err *e);
 

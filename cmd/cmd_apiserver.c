@@ -36,7 +36,7 @@ struct role_api {
     struct tls_config *tls, *kubelet_tls;
     struct keyclient *keys;
     struct pki_key *signing_key;
-    char service_ip[64];
+    char service_ip[IP4_STR];
     int ready_fd;
     struct loop_timer renew;
     struct buf sa_pems[SA_KEYS];
@@ -538,7 +538,7 @@ int cmd_apiserver(struct cmdctx *c, struct err *e) {
             return err_set(e, ERR_USAGE, "--data-dir or --etcd-servers is needed");
         }
         if ((dir = sys_open_dir(f->data_dir, e)) < 0) {
-            return dir;
+            return err_wrap(e, "--data-dir");
         }
     }
     /* Connections go out to kubelets; listening is for standalone use only. */

@@ -71,6 +71,10 @@ static struct kclient_opts client_opts(const struct session *s) {
 
 static int connect_files(struct session *s, struct err *e) {
     const struct opts *o = s->o;
+    bool plain = span_starts(span_str(o->server), "http://");
+    if (!plain && !o->ca) {
+        return err_set(e, ERR_USAGE, "--server %s needs --certificate-authority", o->server);
+    }
     AUTO(buf)
     struct buf cert = BUF_INIT(LIM_FILE), key = BUF_INIT(LIM_FILE), token = BUF_INIT(LIM_FILE);
     int rc = read_file(o->ca, &s->ca, e);
@@ -82,7 +86,7 @@ static int connect_files(struct session *s, struct err *e) {
     }
     struct kclient_opts ko = client_opts(s);
     struct tls_config *tls = NULL;
-    if (rc == 0 && !span_starts(span_str(o->server), "http://")) {
+    if (rc == 0 && !plain) {
         const struct tls_client_opts to = {
             .ca_pem = buf_view(&s->ca), .cert_pem = buf_view(&cert), .key_pem = buf_view(&key)};
         rc = tls_client_config_new(&tls, &to, e);
@@ -111,7 +115,7 @@ static int connect_kubeconfig(struct session *s, const char *path, struct kclien
     if (text.p) {
         secret_wipe(text.p, text.n);
     }
-    return rc;
+    return rc < 0 ? err_wrap(e, "--kubeconfig %s", path) : rc;
 }
 
 static int connect_keyd(struct session *s, int keyd_fd, struct err *e) {

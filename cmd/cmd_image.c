@@ -174,5 +174,5 @@ int cmd_image(struct cmdctx *c, struct err *e) {
     if (str_eq(what, "rm") && pos.n == 2) {
         return remove_image(pos.v[1], e);
     }
-    return err_set(e, ERR_USAGE, "kfarm image build | ls | rm NAME");
+    return err_set(e, ERR_USAGE, "usage: kfarm image build | ls | rm NAME");
 }

@@ -25,7 +25,7 @@ struct boot_role {
     struct loop_signal sig;
     struct netboot_opts o;
     const char *plan_path, *unix_path, *node_ip, *cert_path, *key_path, *ca_path;
-    char sans[SANS][DHCP_IP_STR];
+    char sans[SANS][IP4_STR];
     size_t n_sans;
     struct netboot *nb;
     struct netboot_kube *kube;
@@ -140,7 +140,7 @@ static void add_san(struct boot_role *b, const char *ip) {
             return;
         }
     }
-    if (b->n_sans < SANS && str_put(b->sans[b->n_sans], DHCP_IP_STR, "%s", ip) == 0) {
+    if (b->n_sans < SANS && str_put(b->sans[b->n_sans], IP4_STR, "%s", ip) == 0) {
         b->n_sans++;
     }
 }
@@ -156,9 +156,9 @@ static void find_sans(struct boot_role *b) {
     for (const struct ifaddrs *a = list; a; a = a->ifa_next) {
         if (a->ifa_addr && a->ifa_addr->sa_family == AF_INET) {
             struct sockaddr_in in;
-            char text[DHCP_IP_STR];
+            char text[IP4_STR];
             memcpy(&in, a->ifa_addr, sizeof(in));
-            dhcp_ip_format(ntohl(in.sin_addr.s_addr), text);
+            ip4_format(ntohl(in.sin_addr.s_addr), text);
             add_san(b, text);
         }
     }
@@ -266,11 +266,11 @@ int cmd_netboot(struct cmdctx *c, struct err *e) {
         (rc = role_fd(ready_n, "ready-fd", &ready_fd, e)) < 0) {
         return rc;
     }
-    if (http_port < 1 || http_port > 65535 || https_port < 1 || https_port > 65535 ||
-        ifaces.n > LIM_NB_IFACES) {
-        return err_set(e, ERR_USAGE,
-                       "--http-port or --https-port is no port, or more than %d --interface",
-                       LIM_NB_IFACES);
+    if (http_port < 1 || http_port > 65535 || https_port < 1 || https_port > 65535) {
+        return err_set(e, ERR_USAGE, "--http-port and --https-port are 1 to 65535");
+    }
+    if (ifaces.n > LIM_NB_IFACES) {
+        return err_set(e, ERR_USAGE, "more than %d --interface", LIM_NB_IFACES);
     }
     if ((keyd_fd < 0) != !b.unix_path) {
         return err_set(e, ERR_USAGE,

@@ -1,5 +1,7 @@
 #include "cmd/cmd.h"
 
+#include "internal/base/addr.h"
+#include "internal/kube/kube.h"
 #include "internal/log/log.h"
 #include "internal/supervisor/supervisor.h"
 
@@ -64,11 +66,59 @@ static int find_node_name(char *dst, size_t cap, struct err *e) {
                        "this machine has no host name: set one, or give --node-name");
 }
 
-static int check_ip(const char *what, const char *s, struct err *e) {
+static bool is_ip(const char *s) {
     uint8_t a[16];
-    return inet_pton(AF_INET, s, a) == 1 || inet_pton(AF_INET6, s, a) == 1
+    bool v6;
+    return ip_parse(span_str(s), a, &v6) == 0;
+}
+
+static int check_ip(const char *what, const char *s, struct err *e) {
+    return is_ip(s) ? 0 : err_set(e, ERR_USAGE, "%s: \"%s\" is not an IP address", what, s);
+}
+
+/* `wildcard`: the first label may be "*", as in certificates. */
+static int check_host(const char *what, const char *s, bool wildcard, struct err *e) {
+    struct span name = span_str(s);
+    if (wildcard && span_starts(name, "*.")) {
+        IGNORE_ERR(span_skip(&name, 2), "it starts so");
+    }
+    return is_ip(s) || kube_is_dns_name(name)
                ? 0
-               : err_set(e, ERR_USAGE, "%s: \"%s\" is not an IP address", what, s);
+               : err_set(e, ERR_USAGE,
+                         "%s: \"%s\" is neither an IP address nor a host name in lower case", what,
+                         s);
+}
+
+static int check_name(const char *what, const char *s, struct err *e) {
+    return kube_is_dns_name(span_str(s))
+               ? 0
+               : err_set(e, ERR_USAGE, "%s: \"%s\" is not a name of a-z, 0-9, - and .", what, s);
+}
+
+/* The bounds are those of the API server and of the controllers, which would end with other ranges. */
+static int check_service_range(const char *s, struct err *e) {
+    uint32_t ip;
+    unsigned bits;
+    return cidr4_parse(span_str(s), 8, 30, &ip, &bits) == 0
+               ? 0
+               : err_set(e, ERR_USAGE, "--service-cidr: \"%s\" is not an IPv4 range with /8 to /30",
+                         s);
+}
+
+static int check_pod_ranges(const char *s, struct err *e) {
+    struct span rest = span_str(s), one;
+    bool good = false;
+    do {
+        uint8_t a[16];
+        unsigned bits;
+        bool v6;
+        good = span_next(&rest, ',', &one) && cidr_parse(one, a, &bits, &v6) == 0 &&
+               bits <= (v6 ? 64 : 24) && bits >= (v6 ? 48 : 8);
+    } while (good && rest.n);
+    return good ? 0
+                : err_set(e, ERR_USAGE,
+                          "--cluster-cidr: \"%s\" is not a range with /8 to /24 (IPv6: /48 to /64)",
+                          s);
 }
 
 static int parse_range(const char *s, uint16_t *lo, uint16_t *hi, struct err *e) {
@@ -83,7 +133,7 @@ static int parse_range(const char *s, uint16_t *lo, uint16_t *hi, struct err *e)
     return 0;
 }
 
-static int port_of(const char *what, int64_t n, int64_t min, uint16_t *ret, struct err *e) {
+static int parse_port(const char *what, int64_t n, int64_t min, uint16_t *ret, struct err *e) {
     if (n < min || n > 65535) {
         return err_set(e, ERR_USAGE, "--%s: %lld is not a port", what, (long long)n);
     }
@@ -91,112 +141,163 @@ static int port_of(const char *what, int64_t n, int64_t min, uint16_t *ret, stru
     return 0;
 }
 
-int cmd_server(struct cmdctx *c, struct err *e) {
-    const char *data_dir = "", *config = NULL, *kubeconfig = "", *mode = "0600", *node_ip = "",
-               *node_name = "";
-    const char *advertise = "", *tenant_ports = "20000-29999", *level = "info";
-    const char *service_cidr = "10.43.0.0/16", *cluster_cidr = "10.42.0.0/16",
-               *domain = "cluster.local";
-    int64_t port = 6443, kubelet_port = 10250;
-    bool no_netboot = false, no_front = false;
-    struct opt_list bind = {{NULL}, 0}, sans = {{NULL}, 0}, netboot = {{NULL}, 0};
+static int parse_mode(const char *s, mode_t *ret, struct err *e) {
+    uint64_t m = 0;
+    for (const char *p = s; *p; p++) {
+        m = *p >= '0' && *p <= '7' && m <= 0777 ? m * 8 + (uint64_t)(*p - '0') : 010000;
+    }
+    if (m > 0777 || !(m & 0400)) {
+        return err_set(e, ERR_USAGE, "--write-kubeconfig-mode: \"%s\" is not a file mode like 0600",
+                       s);
+    }
+    *ret = (mode_t)m;
+    return 0;
+}
+
+/* Options as they were typed; what goes to the supervisor unchanged is in `o`. */
+struct server_args {
+    struct supervisor_opts o;
+    const char *data_dir, *config, *kubeconfig, *mode, *node_ip, *node_name, *advertise,
+        *tenant_ports;
+    int64_t port, kubelet_port;
+    struct opt_list bind, sans, netboot;
+    char found_ip[64], found_name[256];
+};
+
+static int parse(struct cmdctx *c, struct server_args *a, struct err *e) {
     const struct opt opts[] = {
-        {"config", OPT_STR, &config, "FILE",
+        {"config", OPT_STR, &a->config, "FILE",
          "options as YAML, same names (default /etc/kfarm/config.yaml)"},
-        {"data-dir", OPT_STR, &data_dir, "DIR",
+        {"data-dir", OPT_STR, &a->data_dir, "DIR",
          "everything is kept here (default /var/lib/kfarm, /run/kfarm, /etc/kfarm)"},
-        {"bind-address", OPT_LIST, &bind, "IP",
+        {"bind-address", OPT_LIST, &a->bind, "IP",
          "address of the API; may be repeated (default: every address)"},
-        {"https-listen-port", OPT_I64, &port, "PORT", "port of the API of all clusters"},
-        {"advertise-address", OPT_STR, &advertise, "HOST",
+        {"https-listen-port", OPT_I64, &a->port, "PORT", "port of the API of all clusters"},
+        {"advertise-address", OPT_STR, &a->advertise, "HOST",
          "host in kubeconfigs (default: the node's address)"},
-        {"tls-san", OPT_LIST, &sans, "NAME",
+        {"tls-san", OPT_LIST, &a->sans, "NAME",
          "further host names or addresses of this machine; may be repeated"},
-        {"node-ip", OPT_STR, &node_ip, "IP", "address of this machine (default: its first one)"},
-        {"node-name", OPT_STR, &node_name, "NAME", "name of this machine (default: its host name)"},
-        {"write-kubeconfig", OPT_STR, &kubeconfig, "FILE",
+        {"node-ip", OPT_STR, &a->node_ip, "IP", "address of this machine (default: its first one)"},
+        {"node-name", OPT_STR, &a->node_name, "NAME",
+         "name of this machine (default: its host name)"},
+        {"write-kubeconfig", OPT_STR, &a->kubeconfig, "FILE",
          "admin kubeconfig (default /etc/kfarm/admin.kubeconfig)"},
-        {"write-kubeconfig-mode", OPT_STR, &mode, "MODE", "its file mode, octal"},
-        {"service-cidr", OPT_STR, &service_cidr, "CIDR", "service addresses of the admin cluster"},
-        {"cluster-cidr", OPT_STR, &cluster_cidr, "CIDR", "pod addresses of the admin cluster"},
-        {"cluster-domain", OPT_STR, &domain, "NAME", "DNS domain of the admin cluster"},
-        {"tenant-ports", OPT_STR, &tenant_ports, "LOW-HIGH", "own ports of tenants' API servers"},
-        {"kubelet-port", OPT_I64, &kubelet_port, "PORT", "log server of this host; 0: none"},
-        {"disable-netboot", OPT_BOOL, &no_netboot, NULL, "serve no DHCP, TFTP and boot files"},
-        {"disable-front", OPT_BOOL, &no_front, NULL,
+        {"write-kubeconfig-mode", OPT_STR, &a->mode, "MODE", "its file mode, octal"},
+        {"service-cidr", OPT_STR, &a->o.service_cidr, "CIDR",
+         "service addresses of the admin cluster"},
+        {"cluster-cidr", OPT_STR, &a->o.cluster_cidr, "CIDR", "pod addresses of the admin cluster"},
+        {"cluster-domain", OPT_STR, &a->o.cluster_domain, "NAME",
+         "DNS domain of the admin cluster"},
+        {"tenant-ports", OPT_STR, &a->tenant_ports, "LOW-HIGH",
+         "own ports of tenants' API servers"},
+        {"kubelet-port", OPT_I64, &a->kubelet_port, "PORT", "log server of this host; 0: none"},
+        {"disable-netboot", OPT_BOOL, &a->o.no_netboot, NULL, "serve no DHCP, TFTP and boot files"},
+        {"disable-front", OPT_BOOL, &a->o.no_front, NULL,
          "do not listen on the API port (only own ports and sockets)"},
-        {"netboot-arg", OPT_LIST, &netboot, "ARG",
+        {"netboot-arg", OPT_LIST, &a->netboot, "ARG",
          "further argument of the netboot role; may be repeated"},
-        {"log-level", OPT_STR, &level, "LEVEL", "debug, info, warn or error"},
+        {"log-level", OPT_STR, &a->o.log_level, "LEVEL", "debug, info, warn or error"},
         {NULL, OPT_STR, NULL, NULL, NULL},
     };
-    char ip[64], name[256];
     enum log_level lvl;
     int rc = opt_parse(c, opts, NULL, "/etc/kfarm/config.yaml", e);
     if (rc < 0) {
         return rc;
     }
-    if (log_parse_level(level, &lvl) < 0) {
+    if (log_parse_level(a->o.log_level, &lvl) < 0) {
         return err_set(e, ERR_USAGE, "--log-level: \"%s\" is none of debug, info, warn, error",
-                       level);
+                       a->o.log_level);
     }
     log_init("server", lvl, false);
+    return 0;
+}
+
+/* With --data-dir everything is below it; else as the file system hierarchy has it. */
+static int set_paths(struct server_args *a, struct err *e) {
+    struct supervisor_opts *o = &a->o;
     char cwd[PATH_MAX] = "";
-    if (*data_dir && *data_dir != '/' && !getcwd(cwd, sizeof(cwd))) {
+    if (*a->data_dir && *a->data_dir != '/' && !getcwd(cwd, sizeof(cwd))) {
         return err_sys(e, errno, "current directory");
     }
-    const char *own = *data_dir ? str_fmt("%s%s%s", cwd, *cwd ? "/" : "", data_dir) : NULL;
-    struct supervisor_opts o = {
-        .data_dir = own ? own : "/var/lib/kfarm",
-        .run_dir = own ? str_fmt("%s/run", own) : "/run/kfarm",
-        .kubeconfig = *kubeconfig ? kubeconfig
-                      : own       ? str_fmt("%s/admin.kubeconfig", own)
-                                  : "/etc/kfarm/admin.kubeconfig",
-        .log_level = level,
-        .service_cidr = service_cidr,
-        .cluster_cidr = cluster_cidr,
-        .cluster_domain = domain,
-        .no_netboot = no_netboot,
-        .no_front = no_front,
-    };
-    uint64_t m = 0;
-    for (const char *s = mode; *s; s++) {
-        m = *s >= '0' && *s <= '7' && m <= 0777 ? m * 8 + (uint64_t)(*s - '0') : 010000;
-    }
-    if (m > 0777 || !(m & 0400)) {
-        return err_set(e, ERR_USAGE, "--write-kubeconfig-mode: \"%s\" is not a file mode like 0600",
-                       mode);
-    }
-    o.kubeconfig_mode = (mode_t)m;
-    if ((rc = port_of("https-listen-port", port, 1, &o.port, e)) < 0 ||
-        (rc = port_of("kubelet-port", kubelet_port, 0, &o.kubelet_port, e)) < 0 ||
-        (rc = parse_range(tenant_ports, &o.tenant_port_first, &o.tenant_port_last, e)) < 0 ||
-        (*node_ip ? (rc = check_ip("--node-ip", node_ip, e))
-                  : (rc = find_node_ip(ip, sizeof(ip), e))) < 0 ||
-        (!*node_name && (rc = find_node_name(name, sizeof(name), e)) < 0)) {
+    const char *own = *a->data_dir ? str_fmt("%s%s%s", cwd, *cwd ? "/" : "", a->data_dir) : NULL;
+    o->data_dir = own ? own : "/var/lib/kfarm";
+    o->run_dir = own ? str_fmt("%s/run", own) : "/run/kfarm";
+    o->kubeconfig = *a->kubeconfig ? a->kubeconfig
+                    : own          ? str_fmt("%s/admin.kubeconfig", own)
+                                   : "/etc/kfarm/admin.kubeconfig";
+    return 0;
+}
+
+static int set_machine(struct server_args *a, struct err *e) {
+    struct supervisor_opts *o = &a->o;
+    int rc;
+    o->node_ip = *a->node_ip ? a->node_ip : a->found_ip;
+    o->node_name = *a->node_name ? a->node_name : a->found_name;
+    if ((rc = *a->node_ip ? check_ip("--node-ip", a->node_ip, e)
+                          : find_node_ip(a->found_ip, sizeof(a->found_ip), e)) < 0 ||
+        (rc = *a->node_name ? check_name("--node-name", a->node_name, e)
+                            : find_node_name(a->found_name, sizeof(a->found_name), e)) < 0) {
         return rc;
     }
-    o.node_ip = *node_ip ? node_ip : ip;
-    o.node_name = *node_name ? node_name : name;
-    o.advertise_host = *advertise ? advertise : o.node_ip;
-    if (bind.n > SUPER_BINDS || sans.n + 2 > SUPER_SANS || netboot.n > ARRAY_LEN(o.netboot_args)) {
+    o->advertise_host = *a->advertise ? a->advertise : o->node_ip;
+    return check_host("--advertise-address", o->advertise_host, false, e);
+}
+
+static int set_lists(struct server_args *a, struct err *e) {
+    struct supervisor_opts *o = &a->o;
+    int rc;
+    if (a->bind.n > SUPER_BINDS || a->sans.n + 2 > SUPER_SANS ||
+        a->netboot.n > ARRAY_LEN(o->netboot_args)) {
         return err_set(e, ERR_USAGE, "too many --bind-address, --tls-san or --netboot-arg");
     }
-    for (size_t i = 0; i < bind.n; i++) {
-        if ((rc = check_ip("--bind-address", bind.v[i], e)) < 0) {
+    for (size_t i = 0; i < a->bind.n; i++) {
+        if ((rc = check_ip("--bind-address", a->bind.v[i], e)) < 0) {
             return rc;
         }
-        o.bind[o.n_bind++] = bind.v[i];
+        o->bind[o->n_bind++] = a->bind.v[i];
     }
-    o.tls_sans[o.n_tls_sans++] = o.node_name;
-    if (!str_eq(o.advertise_host, o.node_ip)) {
-        o.tls_sans[o.n_tls_sans++] = o.advertise_host;
+    o->tls_sans[o->n_tls_sans++] = o->node_name;
+    if (!str_eq(o->advertise_host, o->node_ip)) {
+        o->tls_sans[o->n_tls_sans++] = o->advertise_host;
     }
-    for (size_t i = 0; i < sans.n; i++) {
-        o.tls_sans[o.n_tls_sans++] = sans.v[i];
+    for (size_t i = 0; i < a->sans.n; i++) {
+        if ((rc = check_host("--tls-san", a->sans.v[i], true, e)) < 0) {
+            return rc;
+        }
+        o->tls_sans[o->n_tls_sans++] = a->sans.v[i];
     }
-    for (size_t i = 0; i < netboot.n; i++) {
-        o.netboot_args[o.n_netboot_args++] = netboot.v[i];
+    for (size_t i = 0; i < a->netboot.n; i++) {
+        o->netboot_args[o->n_netboot_args++] = a->netboot.v[i];
     }
-    return supervisor_run(&o, e);
+    return 0;
+}
+
+int cmd_server(struct cmdctx *c, struct err *e) {
+    struct server_args a = {.data_dir = "",
+                            .kubeconfig = "",
+                            .mode = "0600",
+                            .node_ip = "",
+                            .node_name = "",
+                            .advertise = "",
+                            .tenant_ports = "20000-29999",
+                            .port = 6443,
+                            .kubelet_port = 10250,
+                            .o = {.service_cidr = "10.43.0.0/16",
+                                  .cluster_cidr = "10.42.0.0/16",
+                                  .cluster_domain = "cluster.local",
+                                  .log_level = "info"}};
+    struct supervisor_opts *o = &a.o;
+    int rc;
+    if ((rc = parse(c, &a, e)) < 0 || (rc = parse_mode(a.mode, &o->kubeconfig_mode, e)) < 0 ||
+        (rc = parse_port("https-listen-port", a.port, 1, &o->port, e)) < 0 ||
+        (rc = parse_port("kubelet-port", a.kubelet_port, 0, &o->kubelet_port, e)) < 0 ||
+        (rc = parse_range(a.tenant_ports, &o->tenant_port_first, &o->tenant_port_last, e)) < 0 ||
+        (rc = check_service_range(o->service_cidr, e)) < 0 ||
+        (rc = check_pod_ranges(o->cluster_cidr, e)) < 0 ||
+        (rc = check_name("--cluster-domain", o->cluster_domain, e)) < 0 ||
+        (rc = set_paths(&a, e)) < 0 || (rc = set_machine(&a, e)) < 0 ||
+        (rc = set_lists(&a, e)) < 0) {
+        return rc;
+    }
+    return supervisor_run(o, e);
 }

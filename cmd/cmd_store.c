@@ -131,10 +131,11 @@ static int offline_restore(const struct store_flags *f, const char *file, struct
         return dir;
     }
     rc = store_restore(dir, "store.db", snap, &rev, e);
-    if (rc == 0) {
-        printf("restored revision %lld into %s\n", (long long)rev, f->data_dir);
+    if (rc < 0) {
+        return err_wrap(e, "restoring %s into %s", file, f->data_dir);
     }
-    return rc;
+    printf("restored revision %lld into %s\n", (long long)rev, f->data_dir);
+    return 0;
 }
 
 static int offline(const struct store_flags *f, const struct opt_list *pos, struct err *e) {

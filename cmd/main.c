@@ -23,7 +23,7 @@ static void print_overview(FILE *f) {
             }
         }
     }
-    fputs("\nkfarm COMMAND --help explains a command.\n", f);
+    fputs("\nkfarm COMMAND --help explains a command and its options.\n", f);
 }
 
 int cmd_help(struct cmdctx *c, struct err *e) {

@@ -414,7 +414,7 @@ static void add_fixed(struct store_flags *f, struct opt *opts, size_t *n) {
                     : x->kind == OPT_I64 ? (void *)&f->fixed[i].n
                                          : (void *)&f->fixed[i].text;
         const char *arg = x->kind == OPT_BOOL ? NULL : x->kind == OPT_I64 ? "N" : "S";
-        struct opt o = {x->name, x->kind, dst, arg, x->why ? x->why : "accepted, no effect"};
+        struct opt o = {x->name, x->kind, dst, arg, x->why};
         add(opts, n, o);
         if (span_starts(span_str(x->name), EXPERIMENTAL)) {
             o.name += strlen(EXPERIMENTAL);

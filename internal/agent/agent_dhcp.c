@@ -15,11 +15,6 @@
 
 enum { PORT_CLIENT = 68, PORT_SERVER = 67, MIN_RENEW_S = 30, RETRY_S = 2, RETRY_MAX_S = 30 };
 
-void agent_ip_str(uint32_t ip, char dst[16]) {
-    IGNORE_ERR(str_put(dst, 16, "%u.%u.%u.%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255),
-               "fits");
-}
-
 static int mac_of(const char *ifname, uint8_t ret[6], struct err *e) {
     char path[64];
     AUTO(buf) struct buf b = BUF_INIT(64);
@@ -305,7 +300,7 @@ int agent_lease_apply(const struct agent_dhcp *d, struct err *e) {
     }
     for (size_t i = 0; i < l->n_dns; i++) {
         char ip[16];
-        agent_ip_str(l->dns[i], ip);
+        ip4_format(l->dns[i], ip);
         buf_fmt(&b, "nameserver %s\n", ip);
     }
     if (sys_mkdirs("/etc", 0755, e) < 0) {

@@ -2,6 +2,7 @@
 #define KF_AGENT_INT_H
 
 #include "internal/agent/agent.h"
+#include "internal/base/addr.h"
 #include "internal/json/json.h"
 #include "internal/loop/loop.h"
 
@@ -74,7 +75,6 @@ struct json *agent_lease_to_json(struct json_doc *d, const struct agent_lease *l
 NODISCARD int agent_lease_from_json(const struct json *v, struct agent_lease *ret);
 /* Ethernet interfaces, the one named by BOOTIF= first; up to `cap`. */
 size_t agent_interfaces(char (*ret)[16], size_t cap);
-void agent_ip_str(uint32_t ip, char dst[16]);
 
 /* ---- talking to the boot server (agent_fetch.c) ---- */
 

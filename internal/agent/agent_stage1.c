@@ -120,8 +120,8 @@ static int network(struct stage1 *s, struct err *e) {
         }
         if (s->dhcp.state == AGENT_DHCP_BOUND) {
             char ip[16], server[16];
-            agent_ip_str(s->dhcp.lease.ip, ip);
-            agent_ip_str(s->dhcp.lease.server, server);
+            ip4_format(s->dhcp.lease.ip, ip);
+            ip4_format(s->dhcp.lease.server, server);
             memcpy(s->mac, s->dhcp.mac, 6);
             agent_say("network: %s has %s/%u from %s", nic, ip, s->dhcp.lease.prefix_len, server);
             return agent_lease_apply(&s->dhcp, e);

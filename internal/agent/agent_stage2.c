@@ -298,7 +298,7 @@ static int network(struct node *n, struct err *e) {
     if (!nic || agent_lease_from_json(json_get(o, "lease"), &lease) < 0) {
         return err_set(e, ERR_INVALID, "%s is not what stage 1 writes", AGENT_BOOT_FILE);
     }
-    agent_ip_str(lease.ip, n->ip);
+    ip4_format(lease.ip, n->ip);
     n->dhcp.on_bound = on_lease;
     n->dhcp.ctx = n;
     if (agent_dhcp_resume(n->l, &n->dhcp, nic, &lease, e) < 0) {

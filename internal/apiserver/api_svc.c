@@ -1,8 +1,5 @@
 #include "internal/apiserver/api_int.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-
 /* Service addresses and node ports. What is taken is counted from the services in the cache, kept up to date by their
  * events; what a request in flight has chosen is held until its commit has ended. On a shared store other API servers choose
  * too: every choice goes along with a new value of one key, so that of two made at a time one is lost and made again. */
@@ -15,54 +12,36 @@ struct api_svc {
     uint8_t *ips;        /* uses of base + i, saturating */
     uint32_t port_min, port_max;
     uint8_t *ports;
-    char first[INET_ADDRSTRLEN];
+    char first[IP4_STR];
     bool counted;
 };
 
-static const char *ip_text(uint32_t ip, char out[INET_ADDRSTRLEN]) {
-    struct in_addr a = {htonl(ip)};
-    return inet_ntop(AF_INET, &a, out, INET_ADDRSTRLEN) != NULL ? out : "";
-}
-
-static bool ip_parse(const char *s, uint32_t *ret) {
-    struct in_addr a;
-    if (s == NULL || inet_pton(AF_INET, s, &a) != 1) {
-        return false;
+static int range_parse(const char *cidr, uint32_t *ret_base, uint64_t *ret_size,
+                       unsigned *ret_bits) {
+    int rc = cidr4_parse(span_str(cidr != NULL ? cidr : "10.96.0.0/12"), 8, 30, ret_base, ret_bits);
+    if (rc == 0) {
+        *ret_size = 1ull << (32 - *ret_bits);
+        *ret_base &= (uint32_t) ~(*ret_size - 1);
     }
-    *ret = ntohl(a.s_addr);
-    return true;
+    return rc;
 }
 
-static int cidr_parse(const char *cidr, uint32_t *ret_base, uint64_t *ret_size,
-                      unsigned *ret_bits) {
-    struct span bits = span_str(cidr != NULL ? cidr : "10.96.0.0/12");
-    struct span net;
-    char text[64];
-    uint64_t n = 0;
-    if (span_until(&bits, '/', &net) < 0 || span_to_cstr(net, text, sizeof text) < 0 ||
-        !ip_parse(text, ret_base) || span_to_u64(bits, 8, 30, &n) < 0) {
-        return -ERR_INVALID;
-    }
-    *ret_bits = (unsigned)n;
-    *ret_size = 1ull << (32 - n);
-    *ret_base &= (uint32_t) ~(*ret_size - 1);
-    return 0;
-}
-
-int apiserver_service_ip(const char *service_cidr, char ret[64]) {
+int apiserver_service_ip(const char *service_cidr, char ret[IP4_STR]) {
     uint32_t base = 0;
     uint64_t size = 0;
     unsigned bits = 0;
-    char text[INET_ADDRSTRLEN];
-    int rc = cidr_parse(service_cidr, &base, &size, &bits);
-    return rc < 0 ? rc : str_put(ret, 64, "%s", ip_text(base + 1, text));
+    int rc = range_parse(service_cidr, &base, &size, &bits);
+    if (rc == 0) {
+        ip4_format(base + 1, ret);
+    }
+    return rc;
 }
 
 int api_svc_init(struct apiserver *a, const char *cidr, const char *ports, struct err *e) {
     struct api_svc *s = new_zero(struct api_svc);
     a->svc = s;
     uint64_t size = 0;
-    if (cidr_parse(cidr, &s->base, &size, &s->bits) < 0) {
+    if (range_parse(cidr, &s->base, &size, &s->bits) < 0) {
         return err_set(e, ERR_INVALID, "service range \"%s\" is not an IPv4 CIDR of 8 to 30 bits",
                        cidr);
     }
@@ -78,7 +57,7 @@ int api_svc_init(struct apiserver *a, const char *cidr, const char *ports, struc
     }
     s->port_min = (uint32_t)min;
     s->port_max = (uint32_t)max;
-    ip_text(s->base + 1, s->first);
+    ip4_format(s->base + 1, s->first);
     return 0;
 }
 
@@ -103,7 +82,7 @@ static void bump(uint8_t *p, int by) {
 
 static void count_ip(struct api_svc *s, const char *ip, int by) {
     uint32_t v = 0;
-    if (ip_parse(ip, &v) && v - s->base < s->size) {
+    if (ip != NULL && ip4_parse(span_str(ip), &v) == 0 && v - s->base < s->size) {
         bump(&s->ips[v - s->base], by);
     }
 }
@@ -229,18 +208,19 @@ static bool take_ip(struct api_call *c, struct hold *h, struct json *svc) {
     }
     if (want != NULL && want[0] != '\0') {
         uint32_t ip = 0;
-        if (!ip_parse(want, &ip)) {
+        if (ip4_parse(span_str(want), &ip) < 0) {
             return true; /* validation has its say */
         }
         if (ip - s->base >= s->size || ip == s->base) {
-            char text[INET_ADDRSTRLEN];
+            char text[IP4_STR];
+            ip4_format(s->base, text);
             return fail_ip(
                 c, svc,
                 api_fmt(
                     c,
                     "failed to allocate IP %s: the provided IP (%s) is not in the valid range. The "
                     "range of valid IPs is %s/%u",
-                    want, want, ip_text(s->base, text), s->bits));
+                    want, want, text, s->bits));
         }
         off = ip - s->base;
         if (s->ips[off] != 0 && !c->dry_run) {
@@ -254,8 +234,9 @@ static bool take_ip(struct api_call *c, struct hold *h, struct json *svc) {
         return false;
     }
     hold_ip(c, h, off);
-    char text[INET_ADDRSTRLEN];
-    json_set_str(c->doc, spec, "clusterIP", ip_text(s->base + off, text));
+    char text[IP4_STR];
+    ip4_format(s->base + off, text);
+    json_set_str(c->doc, spec, "clusterIP", text);
     json_push_str(c->doc, json_set_arr(c->doc, spec, "clusterIPs"), text);
     return true;
 }

@@ -11,6 +11,7 @@
 #ifndef KF_APISERVER_H
 #define KF_APISERVER_H
 
+#include "internal/base/addr.h"
 #include "internal/loop/loop.h"
 #include "internal/tls/tls.h"
 
@@ -42,7 +43,7 @@ struct apiserver_opts {
 };
 
 /* Address of the `kubernetes` service in a range, for the serving certificate. */
-NODISCARD int apiserver_service_ip(const char *service_cidr, char ret[64]);
+NODISCARD int apiserver_service_ip(const char *service_cidr, char ret[IP4_STR]);
 
 /* Fills the caches from the store, however long it takes to answer, and writes what a cluster has from its first moment;
  * *ret is usable at once, requests are answered from when `ready` has been called. All strings are copied. */

@@ -1,4 +1,5 @@
 /* Node IPAM: every node gets its own pod range out of the cluster's, one for each family. */
+#include "internal/base/addr.h"
 #include "internal/controllers/ctl_int.h"
 
 #include <arpa/inet.h>
@@ -19,23 +20,6 @@ struct ipam {
     struct range r[FAMILIES];
     size_t n;
 };
-
-static bool parse_cidr(struct span s, uint8_t addr[16], unsigned *prefix, bool *v6) {
-    struct span host;
-    char text[64];
-    uint64_t p;
-    memset(addr, 0, 16);
-    if (!span_next(&s, '/', &host) || span_to_cstr(host, text, sizeof(text)) < 0) {
-        return false;
-    }
-    *v6 = strchr(text, ':') != NULL;
-    if (inet_pton(*v6 ? AF_INET6 : AF_INET, text, addr) != 1 ||
-        span_to_u64(s, 0, *v6 ? 128 : 32, &p) < 0) {
-        return false;
-    }
-    *prefix = (unsigned)p;
-    return true;
-}
 
 static bool same_bits(const uint8_t *a, const uint8_t *b, unsigned bits) {
     for (unsigned i = 0; i < bits; i++) {
@@ -76,7 +60,7 @@ static void mark(struct ipam *ctl, const char *cidr, bool used) {
     uint8_t a[16];
     unsigned prefix;
     bool v6;
-    if (!parse_cidr(span_str(cidr), a, &prefix, &v6)) {
+    if (cidr_parse(span_str(cidr), a, &prefix, &v6) < 0) {
         return;
     }
     for (size_t i = 0; i < ctl->n; i++) {
@@ -176,7 +160,7 @@ static void on_node(void *ctx, struct json *old, struct json *cur) {
 static bool add_range(struct ipam *ctl, struct span text) {
     struct range *r = &ctl->r[ctl->n];
     const struct controllers_opts *o = &ctl->c->o;
-    if (ctl->n == FAMILIES || !parse_cidr(text, r->base, &r->prefix, &r->v6)) {
+    if (ctl->n == FAMILIES || cidr_parse(text, r->base, &r->prefix, &r->v6) < 0) {
         return false;
     }
     unsigned mask = r->v6 ? o->node_cidr_mask_v6 : o->node_cidr_mask_v4;

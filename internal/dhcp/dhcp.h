@@ -19,8 +19,9 @@
 #ifndef KF_DHCP_H
 #define KF_DHCP_H
 
-#include "internal/base/map.h"
+#include "internal/base/addr.h"
 #include "internal/base/buf.h"
+#include "internal/base/map.h"
 
 enum {
     LIM_DHCP_IN = 4096,          /* a request longer than this is refused: real ones stay below 1,500 */
@@ -165,9 +166,6 @@ bool dhcp_hw_eq(struct dhcp_hw a, struct dhcp_hw b);
 NODISCARD int dhcp_hw_parse(struct span s, struct dhcp_hw *ret);
 enum { DHCP_HW_STR = 3 * DHCP_HW_MAX + 1 };
 void dhcp_hw_format(struct dhcp_hw hw, char sep, char dst[DHCP_HW_STR]);
-enum { DHCP_IP_STR = 16 };
-void dhcp_ip_format(uint32_t ip, char dst[DHCP_IP_STR]);
-NODISCARD int dhcp_ip_parse(struct span s, uint32_t *ret);
 
 struct dhcp_lease {
     struct list link; /* in the list of its state, oldest first */

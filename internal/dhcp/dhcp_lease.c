@@ -228,8 +228,8 @@ void dhcp_server_free(struct dhcp_server *s) {
 }
 
 static int check_subnet(const struct dhcp_subnet *sn, struct err *e) {
-    char at[DHCP_IP_STR];
-    dhcp_ip_format(sn->addr, at);
+    char at[IP4_STR];
+    ip4_format(sn->addr, at);
     if ((sn->mask & (~sn->mask >> 1)) != 0 || sn->mask == 0 || (sn->addr & ~sn->mask) != 0) {
         return err_set(e, ERR_INVALID, "subnet %s: address and mask do not make a subnet", at);
     }
@@ -260,8 +260,8 @@ static int pools_new(const struct dhcp_subnet *subnets, size_t n, struct dhcp_po
         for (size_t k = 0; k < i; k++) {
             uint32_t wider = subnets[i].mask & subnets[k].mask;
             if ((subnets[i].addr & wider) == (subnets[k].addr & wider)) {
-                char a[DHCP_IP_STR];
-                dhcp_ip_format(subnets[i].addr, a);
+                char a[IP4_STR];
+                ip4_format(subnets[i].addr, a);
                 return err_set(e, ERR_INVALID, "subnet %s overlaps another one", a);
             }
         }

@@ -35,7 +35,7 @@ static int text_ips(struct span text, bool one, struct buf *ret) {
     size_t n = 0;
     while (span_next(&text, ',', &part)) {
         uint32_t ip;
-        if (dhcp_ip_parse(span_trim(part), &ip) < 0) {
+        if (ip4_parse(span_trim(part), &ip) < 0) {
             return -ERR_INVALID;
         }
         buf_be32(ret, ip);
@@ -194,28 +194,4 @@ void dhcp_hw_format(struct dhcp_hw hw, char sep, char dst[DHCP_HW_STR]) {
         dst[at++] = digits[hw.b[i] & 15];
     }
     dst[at] = 0;
-}
-
-void dhcp_ip_format(uint32_t ip, char dst[DHCP_IP_STR]) {
-    IGNORE_ERR(
-        str_put(dst, DHCP_IP_STR, "%u.%u.%u.%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255),
-        "fits");
-}
-
-int dhcp_ip_parse(struct span s, uint32_t *ret) {
-    uint32_t ip = 0;
-    struct span part;
-    unsigned n = 0;
-    while (span_next(&s, '.', &part)) {
-        uint64_t v;
-        if (n++ == 4 || part.n > 3 || span_to_u64(part, 0, 255, &v) < 0) {
-            return -ERR_INVALID;
-        }
-        ip = ip << 8 | (uint32_t)v;
-    }
-    if (n != 4) {
-        return -ERR_INVALID;
-    }
-    *ret = ip;
-    return 0;
 }

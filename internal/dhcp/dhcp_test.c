@@ -259,7 +259,7 @@ TEST(dhcp, clients_are_recognised) {
 /* ---- golden files: what real firmware sends, and what we answered when it booted ---- */
 
 void dhcp_test_dump(const struct dhcp_msg *m, struct buf *b) {
-    char hw[DHCP_HW_STR], ip[DHCP_IP_STR];
+    char hw[DHCP_HW_STR], ip[IP4_STR];
     struct dhcp_hw h = {m->hlen, {0}};
     const uint32_t addrs[] = {m->ciaddr, m->yiaddr, m->siaddr, m->giaddr};
     memcpy(h.b, m->chaddr, DHCP_HW_MAX);
@@ -268,7 +268,7 @@ void dhcp_test_dump(const struct dhcp_msg *m, struct buf *b) {
             dhcp_type_name(m->type), m->op, m->htype, m->hops, m->xid, m->secs, m->flags, hw);
     for (size_t i = 0; i < ARRAY_LEN(addrs); i++) {
         static const char *const names[] = {"ciaddr", "yiaddr", "siaddr", "giaddr"};
-        dhcp_ip_format(addrs[i], ip);
+        ip4_format(addrs[i], ip);
         buf_fmt(b, "%s%s=%s", i ? " " : "", names[i], ip);
     }
     buf_fmt(b, " file=%.*s\n", SPAN_FMT(m->file));

@@ -176,7 +176,8 @@ NODISCARD int kube_validate_update(const struct json *obj, const struct json *ol
 /* Non-fatal remarks for Warning headers (deprecated fields and the like), one cause message each. */
 void kube_warnings(const struct json *obj, const struct kube_resource *r, struct kube_errs *ret);
 
-/* Name rules. */
+/* Name rules. A DNS name is a lower-case RFC 1123 subdomain. */
+bool kube_is_dns_name(struct span s);
 bool kube_is_qualified_name(struct span s);
 bool kube_is_label_value(struct span s);
 

@@ -123,6 +123,10 @@ size_t v_name_msgs(enum name_rule rule, struct span s, const char *ret[3]) {
     return n;
 }
 
+bool kube_is_dns_name(struct span s) {
+    return s.n <= 253 && subdomain_form(s);
+}
+
 size_t kube_qualified_msgs(struct span s, const char *ret[4]) {
     size_t n = 0;
     struct span name = s, prefix = SPAN_EMPTY;

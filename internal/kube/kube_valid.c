@@ -1,8 +1,8 @@
-#include "internal/kube/kube.h"
-
 #include "internal/kube/kube_valid_int.h"
 
-#include <arpa/inet.h>
+#include "internal/base/addr.h"
+#include "internal/kube/kube.h"
+
 #include <stdlib.h>
 
 /* The walk's helpers, metadata, and the dispatch to the files by topic. */
@@ -102,35 +102,25 @@ void v_range(struct val *v, const struct json *o, const char *key, int64_t lo, i
     }
 }
 
-bool v_is_ip(struct span s, int *ret_family) {
-    char t[64];
-    struct in_addr a4;
-    struct in6_addr a6;
-    if (span_to_cstr(s, t, sizeof(t)) < 0) {
-        return false;
-    }
-    bool v4 = inet_pton(AF_INET, t, &a4) == 1, v6 = !v4 && inet_pton(AF_INET6, t, &a6) == 1;
-    if (ret_family) {
-        *ret_family = v4 ? 4 : 6;
-    }
-    return v4 || v6;
+bool v_is_ip(struct span s) {
+    uint8_t a[16];
+    bool v6;
+    return ip_parse(s, a, &v6) == 0;
 }
-static bool v_is_cidr(struct span s) {
-    int family;
-    uint64_t bits;
-    ptrdiff_t at = span_index(s, '/');
-    return at > 0 && v_is_ip(span_of(s.p, (size_t)at), &family) &&
-           span_to_u64(span_of(s.p + at + 1, s.n - (size_t)at - 1), 0, family == 4 ? 32 : 128,
-                       &bits) == 0;
+static bool is_cidr(struct span s) {
+    uint8_t a[16];
+    unsigned bits;
+    bool v6;
+    return cidr_parse(s, a, &bits, &v6) == 0;
 }
 void v_ip(struct val *v, const char *child, const struct json *x) {
-    if (!v_is_ip(json_span(x), NULL)) {
+    if (!v_is_ip(json_span(x))) {
         v_err(v, KUBE_INVALID, child, x,
               "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
     }
 }
 void v_cidr(struct val *v, const char *child, const struct json *x) {
-    if (!v_is_cidr(json_span(x))) {
+    if (!is_cidr(json_span(x))) {
         v_err(v, KUBE_INVALID, child, x,
               "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
     }

@@ -57,7 +57,7 @@ static void rule(struct val *v, const char *child, const struct json *x, const c
     } else if (str_eq(r, "subdomain")) {
         v_name(v, child, x, NAME_SUBDOMAIN);
     } else if (str_eq(r, "host")) {
-        if (!v_is_ip(s, NULL)) {
+        if (!v_is_ip(s)) {
             v_name(v, child, x, NAME_SUBDOMAIN);
         }
     } else {

@@ -41,7 +41,7 @@ void v_min0(struct val *v, const struct json *o,
 void v_range(struct val *v, const struct json *o, const char *key, int64_t lo, int64_t hi);
 void v_ip(struct val *v, const char *child, const struct json *x);
 void v_cidr(struct val *v, const char *child, const struct json *x);
-bool v_is_ip(struct span s, int *ret_family);
+bool v_is_ip(struct span s);
 
 /* Name rules. Each message that the text breaks is one Invalid error at child. */
 enum name_rule {

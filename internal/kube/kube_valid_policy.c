@@ -129,7 +129,7 @@ static void ingress(struct val *v, const struct json *spec) {
             for (size_t q = 0; q < n; q++) {
                 v_err(v, KUBE_INVALID, "host", host, "%s", m[q]);
             }
-        } else if (h.n && v_is_ip(h, NULL)) {
+        } else if (h.n && v_is_ip(h)) {
             v_err(v, KUBE_INVALID, "host", host, "must be a DNS name, not an IP address");
         } else if (h.n) {
             v_name(v, "host", host, NAME_SUBDOMAIN);

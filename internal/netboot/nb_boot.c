@@ -211,8 +211,8 @@ static void put_boot(struct netboot *nb, const struct nb_network *net, const str
     static const uint8_t no_discovery[] = {
         6, 1, 8, 255}; /* PXE_DISCOVERY_CONTROL: take the file of this offer */
     uint32_t server = net->next_server ? net->next_server : rq->server_ip;
-    char ip[DHCP_IP_STR];
-    dhcp_ip_format(server, ip);
+    char ip[IP4_STR];
+    ip4_format(server, ip);
     if (!pick_file(nb, net, n, rq, ip, file)) {
         file[0] = 0;
         return;
@@ -310,10 +310,10 @@ static const struct nb_node *target_at(const struct netboot *nb, struct dhcp_hw 
 
 int nb_script_ipxe(struct netboot *nb, struct dhcp_hw hw, uint32_t peer_ip, uint32_t server,
                    struct buf *ret) {
-    char ip[DHCP_IP_STR], mac[DHCP_HW_STR], url[128];
+    char ip[IP4_STR], mac[DHCP_HW_STR], url[128];
     AUTO(buf) struct buf args = BUF_INIT(LIM_NB_CMDLINE);
     const struct nb_node *n = target_at(nb, hw, peer_ip, server);
-    dhcp_ip_format(server, ip);
+    ip4_format(server, ip);
     dhcp_hw_format(hw, '-', mac);
     IGNORE_ERR(str_put(url, sizeof(url), "http://%s:%u", ip, nb->o.http_port), "fits");
     buf_str(ret, "#!ipxe\n");
@@ -343,10 +343,10 @@ int nb_script_ipxe(struct netboot *nb, struct dhcp_hw hw, uint32_t peer_ip, uint
 
 int nb_script_grub(struct netboot *nb, struct dhcp_hw hw, uint32_t peer_ip, uint32_t server,
                    bool http, struct buf *ret) {
-    char ip[DHCP_IP_STR], mac[DHCP_HW_STR], device[64];
+    char ip[IP4_STR], mac[DHCP_HW_STR], device[64];
     AUTO(buf) struct buf args = BUF_INIT(LIM_NB_CMDLINE);
     const struct nb_node *n = target_at(nb, hw, peer_ip, server);
-    dhcp_ip_format(server, ip);
+    ip4_format(server, ip);
     dhcp_hw_format(hw, '-', mac);
     IGNORE_ERR(
         str_put(device, sizeof(device), http ? "(http,%s:%u)" : "(tftp,%s)", ip, nb->o.http_port),

@@ -68,12 +68,12 @@ static struct dhcp_hw hw_of(const struct dhcp_msg *m) {
 }
 
 static void log_turn(const struct dhcp_msg *m, const struct dhcp_out *o) {
-    char hw[DHCP_HW_STR], ip[DHCP_IP_STR];
+    char hw[DHCP_HW_STR], ip[IP4_STR];
     if (log_get_level() > LOG_LVL_DEBUG) {
         return;
     }
     dhcp_hw_format(hw_of(m), ':', hw);
-    dhcp_ip_format(o->changed ? o->changed->ip : o->to_ip, ip);
+    ip4_format(o->changed ? o->changed->ip : o->to_ip, ip);
     LOG_DEBUG("netboot", "dhcp", F_STR("in", dhcp_type_name(m->type)), F_STR("hw", hw),
               F_STR("ip", ip),
               F_STR("out", o->act == DHCP_SEND    ? dhcp_type_name(o->type)
@@ -83,7 +83,7 @@ static void log_turn(const struct dhcp_msg *m, const struct dhcp_out *o) {
 }
 
 static void log_bound(struct netboot *nb, const struct dhcp_msg *m, const struct dhcp_lease *l) {
-    char hw[DHCP_HW_STR], ip[DHCP_IP_STR];
+    char hw[DHCP_HW_STR], ip[IP4_STR];
     const struct nb_node *n = nb_node_of(nb, l->hw);
     struct dhcp_client c = dhcp_client_of(m);
     if (c.stage == DHCP_STAGE_OS && !n) {
@@ -91,7 +91,7 @@ static void log_bound(struct netboot *nb, const struct dhcp_msg *m, const struct
     }
     static const char *const stages[] = {"os", "pxe", "http", "ipxe"};
     dhcp_hw_format(l->hw, ':', hw);
-    dhcp_ip_format(l->ip, ip);
+    ip4_format(l->ip, ip);
     LOG_INFO("netboot", "lease", F_STR("node", n ? n->host.name : "unknown"), F_STR("hw", hw),
              F_STR("ip", ip), F_STR("stage", stages[c.stage]));
 }

@@ -140,11 +140,11 @@ static void put_seen(struct sighting *s, const struct nb_machine *m, const struc
                      uint32_t ip) {
     static const char *const cpus[] = {"386", "amd64", "arm", "arm64", "riscv64", NULL};
     const struct dhcp_arch *a = m->has_arch ? dhcp_arch_find(m->arch) : NULL;
-    char text[DHCP_IP_STR], now[TIME_STR], name[NB_NODE_NAME];
+    char text[IP4_STR], now[TIME_STR], name[NB_NODE_NAME];
     struct json *st;
     s->status = json_new_obj(s->d);
     st = json_set_obj(s->d, s->status, "status");
-    dhcp_ip_format(ip, text);
+    ip4_format(ip, text);
     json_push_str(s->d, json_set_arr(s->d, st, "addresses"), text);
     time_rfc3339(clock_wall_ns() / NS_PER_S, now);
     json_set_str(s->d, st, "lastSeen", now);

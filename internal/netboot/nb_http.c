@@ -30,7 +30,7 @@ uint32_t nb_http_local(struct netboot *nb, const struct http_req *r) {
     struct span host = http_req_header(r, "host"), name;
     uint32_t ip, first = 0;
     const struct nb_network *net = nb_plan_network_of(nb->plan, nb_http_peer(r));
-    bool given = span_next(&host, ':', &name) && dhcp_ip_parse(name, &ip) == 0;
+    bool given = span_next(&host, ':', &name) && ip4_parse(name, &ip) == 0;
     if (given && net && net->next_server == ip) {
         return ip;
     }

@@ -36,8 +36,8 @@ static void refuse(struct http_req *r, unsigned status, const char *why) {
 
 /* A refusal that an operator should see. */
 static void refuse_loud(struct netboot *nb, struct http_req *r, const char *why) {
-    char ip[DHCP_IP_STR];
-    dhcp_ip_format(nb_http_peer(r), ip);
+    char ip[IP4_STR];
+    ip4_format(nb_http_peer(r), ip);
     nb->count.tickets_refused++;
     LOG_WARN("netboot", "boot request refused", F_STR("from", ip), F_STR("why", why));
     refuse(r, 403, why);
@@ -63,7 +63,7 @@ static void put_document(struct netboot *nb, struct http_req *r, const struct nb
                          struct nb_machine *m) {
     AUTO(json_docp) struct json_doc *d = NULL;
     AUTO(buf) struct buf text = BUF_INIT(LIM_DOCUMENT), ticket = BUF_INIT(64);
-    char ip[DHCP_IP_STR], name[NB_NODE_NAME];
+    char ip[IP4_STR], name[NB_NODE_NAME];
     struct err e = ERR_INIT;
     if (n->tenant && !n->document) { /* known, but its API server or CA is not there yet */
         refuse(r, 503, "the tenant is not ready yet");
@@ -74,7 +74,7 @@ static void put_document(struct netboot *nb, struct http_req *r, const struct nb
         return;
     }
     struct json *o = json_root(d);
-    dhcp_ip_format(nb_http_local(nb, r), ip);
+    ip4_format(nb_http_local(nb, r), ip);
     nb_node_name(n, m->hw, name);
     json_set_str(d, o, "hostname", name);
     if (n->image && n->image->root) {

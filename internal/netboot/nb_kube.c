@@ -163,7 +163,7 @@ static void add_network(struct making *m, const struct json *net) {
         it, server,
         json_get(spec, "ntp")) { /* names are for the boot document only: DHCP carries addresses */
         uint32_t ip;
-        if (dhcp_ip_parse(json_span(server), &ip) == 0) {
+        if (ip4_parse(json_span(server), &ip) == 0) {
             json_push(json_need_arr(m->d, o, "ntp"), json_copy(m->d, server));
         }
     }

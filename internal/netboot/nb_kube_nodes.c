@@ -199,11 +199,11 @@ static void cluster_dns(struct making *m, struct json *doc, const struct json *n
     struct span cidr = json_span(json_get(net, "serviceCIDR")), addr;
     const char *given = json_str_at(net, "clusterDNS");
     uint32_t ip;
-    char text[DHCP_IP_STR];
+    char text[IP4_STR];
     if (given) {
         json_set_str(m->d, doc, "clusterDNS", given);
-    } else if (span_next(&cidr, '/', &addr) && dhcp_ip_parse(addr, &ip) == 0) {
-        dhcp_ip_format(ip + 10, text);
+    } else if (span_next(&cidr, '/', &addr) && ip4_parse(addr, &ip) == 0) {
+        ip4_format(ip + 10, text);
         json_set_str(m->d, doc, "clusterDNS", text);
     }
 }
@@ -335,7 +335,7 @@ static void tell_both(struct making *m, const struct json *tenant, const struct 
             value = json_str(mac);
         }
     }
-    if (!other && dhcp_ip_parse(json_span(json_get(node, "ip")), &ip) == 0) {
+    if (!other && ip4_parse(json_span(json_get(node, "ip")), &ip) == 0) {
         other = nb_plan_node_by_ip(m->plan, ip);
         what = "address";
         value = json_str_at(node, "ip");

@@ -192,7 +192,7 @@ static int check_node(const struct nb_plan *p, const struct nb_node *n, struct e
     if (n->host.ip) {
         const struct nb_node *other = map_get(&p->by_ip, ip_key(&n->host.ip));
         const struct nb_network *net = nb_plan_network_of(p, n->host.ip);
-        dhcp_ip_format(n->host.ip, text);
+        ip4_format(n->host.ip, text);
         if (other) {
             return belongs_to(n, "address", text, other, e);
         }

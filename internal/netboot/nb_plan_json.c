@@ -64,16 +64,32 @@ static int get_bool(const struct json *obj, const char *key, bool *ret, const st
 static int get_ip(const struct json *obj, const char *key, uint32_t *ret, const struct where *w,
                   struct err *e) {
     const struct json *v = json_get(obj, key);
-    if (v && dhcp_ip_parse(json_span(v), ret) < 0) {
+    if (v && ip4_parse(json_span(v), ret) < 0) {
         return bad(w, key, "not an IPv4 address", e);
     }
     return 0;
 }
 
+/* A member that is no list must not be taken for an empty one. */
+static int get_list(const struct json *obj, const char *key, const struct json **ret,
+                    const struct where *w, struct err *e) {
+    const struct json *v = json_get(obj, key);
+    if (v && !json_is_arr(v)) {
+        return bad(w, key, "not a list", e);
+    }
+    *ret = v;
+    return 0;
+}
+
 static int get_ips(const struct json *obj, const char *key, uint32_t *list, size_t max,
                    size_t *ret_n, const struct where *w, struct err *e) {
-    JSON_EACH(it, v, json_get(obj, key)) {
-        if (*ret_n == max || dhcp_ip_parse(json_span(v), &list[*ret_n]) < 0) {
+    const struct json *all = NULL;
+    int rc = get_list(obj, key, &all, w, e);
+    if (rc < 0) {
+        return rc;
+    }
+    JSON_EACH(it, v, all) {
+        if (*ret_n == max || ip4_parse(json_span(v), &list[*ret_n]) < 0) {
             return bad(w, key, "not a short list of IPv4 addresses", e);
         }
         ++*ret_n;
@@ -85,7 +101,7 @@ static int get_cidr(const struct json *obj, struct dhcp_subnet *sn, const struct
                     struct err *e) {
     struct span s = json_span(json_get(obj, "cidr")), addr;
     uint64_t bits;
-    if (span_until(&s, '/', &addr) < 0 || dhcp_ip_parse(addr, &sn->addr) < 0 ||
+    if (span_until(&s, '/', &addr) < 0 || ip4_parse(addr, &sn->addr) < 0 ||
         span_to_u64(s, 1, 30, &bits) < 0) {
         return bad(w, "cidr", "not a network such as 10.77.0.0/24", e);
     }
@@ -99,13 +115,17 @@ static int get_cidr(const struct json *obj, struct dhcp_subnet *sn, const struct
 /* {"42": "10.0.0.1"}: by number, values as text (dhcp_opt_from_text). */
 static int get_options(struct arena *tmp, const struct json *obj, struct nb_option *o,
                        size_t *ret_n, const struct where *w, struct err *e) {
-    JSON_EACH_KV(it, key, v, json_get(obj, "options")) {
+    static const char why[] = "not an object of option numbers with values that suit them";
+    const struct json *all = json_get(obj, "options");
+    if (all && !json_is_obj(all)) {
+        return bad(w, "options", why, e);
+    }
+    JSON_EACH_KV(it, key, v, all) {
         AUTO(buf) struct buf b = BUF_INIT(1024);
         uint64_t code;
         if (*ret_n == LIM_NB_OPTIONS || span_to_u64(span_str(key), 1, 254, &code) < 0 ||
             dhcp_opt_from_text((uint8_t)code, json_span(v), &b) < 0) {
-            return bad(w, "options", "not an object of option numbers with values that suit them",
-                       e);
+            return bad(w, "options", why, e);
         }
         o[*ret_n].code = (uint8_t)code;
         o[*ret_n].value = arena_copy(tmp, buf_view(&b));
@@ -169,13 +189,15 @@ static int read_node(struct nb_plan *p, struct arena *tmp, const struct json *v,
                                         "args",     "tenant",   "options", "reloadIPXE",
                                         "document", "approved", "uuid",    NULL};
     struct nb_node n = {0};
+    const struct json *macs = NULL;
     int rc = check_members(v, known, w, e);
     if (rc < 0 || (rc = get_str(v, "name", &n.host.name, w, e)) < 0 ||
+        (rc = get_list(v, "macs", &macs, w, e)) < 0 ||
         (rc = get_ip(v, "ip", &n.host.ip, w, e)) < 0 ||
         (rc = get_bool(v, "approved", &n.approved, w, e)) < 0) {
         return rc;
     }
-    JSON_EACH(it, mac, json_get(v, "macs")) {
+    JSON_EACH(it, mac, macs) {
         if (n.n_macs == LIM_NB_MACS || dhcp_hw_parse(json_span(mac), &n.macs[n.n_macs]) < 0) {
             return bad(w, "macs", "not a short list of MAC addresses", e);
         }
@@ -308,7 +330,11 @@ static int read_plan(struct nb_plan *p, const struct json *root, struct err *e) 
     int rc = check_members(root, known, &top, e);
     for (size_t k = 0; rc >= 0 && known[k]; k++) {
         size_t i = 0;
-        JSON_EACH(it, v, json_get(root, known[k])) {
+        const struct json *list = json_get(root, known[k]);
+        if (list && !json_is_arr(list)) {
+            return err_set(e, ERR_INVALID, "%s: not a list", known[k]);
+        }
+        JSON_EACH(it, v, list) {
             rc = nb_plan_add_json(p, known[k], i++, v, e);
             if (rc < 0) {
                 break;

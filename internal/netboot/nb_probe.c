@@ -44,8 +44,8 @@ static void nobody_answered(struct loop_timer *t) {
 }
 
 static void conflict(struct probe *p, const char *who) {
-    char ip[DHCP_IP_STR];
-    dhcp_ip_format(p->ip, ip);
+    char ip[IP4_STR];
+    ip4_format(p->ip, ip);
     p->nb->count.dhcp_conflicts++;
     LOG_WARN("netboot",
              "address is used by somebody who did not get it from here, offering another",

@@ -75,10 +75,10 @@ int netboot_set_plan(struct netboot *nb, struct nb_plan *own_plan, struct err *e
     look_at_links(nb);
     for (size_t i = 0; i < nb->n_ifaces; i++) {
         uint32_t ip;
-        char text[DHCP_IP_STR] = "";
+        char text[IP4_STR] = "";
         const struct nb_network *n = nb_iface_network(&nb->ifaces[i], &ip);
         if (n) {
-            dhcp_ip_format(ip, text);
+            ip4_format(ip, text);
         }
         LOG_INFO("netboot", n ? "serving" : "no network declared here",
                  F_STR("if", nb->ifaces[i].name), F_STR("network", n ? n->name : ""),
@@ -202,7 +202,7 @@ static void add_lease(void *ctx, const struct dhcp_lease *l) {
     uint64_t now = loop_now(ll->nb->l);
     const struct nb_node *n = nb_node_of(ll->nb, l->hw);
     struct json *o = json_new_obj(ll->d);
-    dhcp_ip_format(l->ip, text);
+    ip4_format(l->ip, text);
     json_set_str(ll->d, o, "ip", text);
     dhcp_hw_format(l->hw, ':', text);
     json_set_str(ll->d, o, "mac", text);

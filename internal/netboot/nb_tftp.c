@@ -45,8 +45,8 @@ static void transfer_free(struct transfer *t) {
 
 static void finish(struct transfer *t) {
     struct netboot *nb = t->ifc->nb;
-    char ip[DHCP_IP_STR];
-    dhcp_ip_format(t->peer_ip, ip);
+    char ip[IP4_STR];
+    ip4_format(t->peer_ip, ip);
     if (t->x.state == TFTP_DONE) {
         nb->count.tftp_done++;
         LOG_DEBUG("netboot", "tftp: sent", F_STR("file", t->name), F_STR("to", ip),

@@ -1,3 +1,4 @@
+#include "internal/base/addr.h"
 #include "internal/base/rand.h"
 #include "internal/kube/kube.h"
 #include "internal/log/log.h"
@@ -49,29 +50,11 @@ static void on_change(void *ctx, struct json *old, struct json *cur) {
 
 /* ---- routes ---- */
 
-static int parse_ip(struct span s, uint32_t *ret) {
-    uint32_t ip = 0;
-    struct span part;
-    for (size_t i = 0; i < 4; i++) {
-        uint64_t n;
-        if (!span_next(&s, '.', &part) || span_to_u64(part, 0, 255, &n) < 0) {
-            return -ERR_INVALID;
-        }
-        ip = ip << 8 | (uint32_t)n;
-    }
-    *ret = ip;
-    return s.n == 0 ? 0 : -ERR_INVALID;
-}
-
 static int parse_cidr(const char *text, struct route *r) {
-    struct span s = span_str(text), ip;
-    uint64_t n;
-    if (span_until(&s, '/', &ip) < 0 || parse_ip(ip, &r->dst) < 0 ||
-        span_to_u64(s, 1, 32, &n) < 0 || str_put(r->cidr, sizeof(r->cidr), "%s", text) < 0) {
+    if (cidr4_parse(span_str(text), 1, 32, &r->dst, &r->prefix_len) < 0) {
         return -ERR_INVALID;
     }
-    r->prefix_len = (unsigned)n;
-    return 0;
+    return str_put(r->cidr, sizeof(r->cidr), "%s", text);
 }
 
 static const char *internal_ip(const struct json *node) {
@@ -121,8 +104,8 @@ static void routes(struct proxy *p) {
     while (kinformer_next(p->nodes, &it, &n)) {
         struct route want = {.gw = 0};
         const char *cidr = json_str_at(n, "spec", "podCIDR"), *ip = internal_ip(n);
-        if (!str_eq(kube_name(n), p->o.node_name) && cidr && ip && parse_cidr(cidr, &want) == 0 &&
-            parse_ip(span_str(ip), &want.gw) == 0) {
+        if (!str_eq(kube_name(n), p->o.node_name) && cidr && ip && parse_cidr(cidr, &want) >= 0 &&
+            ip4_parse(span_str(ip), &want.gw) == 0) {
             set_route(p, &want);
         }
     }

@@ -25,7 +25,7 @@ pid() { cat "$WORK/$1.pid"; }
     [ -n "$etcd" ] || skip "no etcd 3.5"
     known=$("$KFARM" store --help)
     while read -r flag; do
-        [[ "$known" == *"  $flag"* ]] || { echo "$flag"; return 1; }
+        [[ "$known" == *" $flag"[[:space:]]* ]] || { echo "$flag"; return 1; }
     done < <("$etcd" --help 2>&1 | grep -oE '^ +--[a-z0-9-]+' | tr -d ' ')
     store_start all "$PORT" --name one --listen-peer-urls http://127.0.0.1:1 --initial-advertise-peer-urls http://127.0.0.1:1 \
         --initial-cluster one=http://127.0.0.1:1 --initial-cluster-state new --initial-cluster-token t --snapshot-count 10000 \

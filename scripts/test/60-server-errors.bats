@@ -89,7 +89,9 @@ EOF
 
 @test "options that are wrong are named, with exit status 2" {
     for bad in --no-such-option --https-listen-port=http --https-listen-port=70000 --node-ip=here --tenant-ports=9-1 \
-        --log-level=loud --write-kubeconfig-mode=rw --bind-address=everywhere; do
+        --log-level=loud --write-kubeconfig-mode=rw --bind-address=everywhere --service-cidr=10.0.0.0 \
+        --service-cidr=10.0.0.0/31 --cluster-cidr=pods --cluster-cidr=10.0.0.0/16,fd00::/32 --cluster-domain=.. --node-name=Bad_Name \
+        --advertise-address=a/b --tls-san='*' --tls-san=a..b; do
         run server --data-dir "$WORK/x" $bad
         echo "$bad: $status $output"
         [ "$status" = 2 ]
@@ -103,6 +105,19 @@ EOF
     run server --config "$WORK/config.yaml"
     [ "$status" = 2 ]
     [[ "$output" == *https-lisen-port* ]]
+}
+
+@test "what is wrong in a config file or the environment is named with its place" {
+    printf 'https-listen-port: http\n' >"$WORK/config.yaml"
+    run server --config "$WORK/config.yaml"
+    [ "$status" = 2 ]
+    [[ "$output" == *"$WORK/config.yaml: https-listen-port: \"http\""* ]]
+    KFARM_HTTPS_LISTEN_PORT=http run server --data-dir "$WORK/x"
+    [ "$status" = 2 ]
+    [[ "$output" == *"KFARM_HTTPS_LISTEN_PORT"*"\"http\""* ]]
+    run server --config "$WORK/nothing.yaml"
+    [ "$status" = 1 ]
+    [[ "$output" == *"$WORK/nothing.yaml"* ]]
 }
 
 @test "every command explains itself, unknown options exit with 2, and the README names it" {

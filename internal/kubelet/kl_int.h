@@ -10,7 +10,7 @@
 
 #include "internal/kubelet/kubelet.h"
 
-enum { LIM_KL_CONTAINERS = 64, LIM_KL_ENV = 4096, LIM_KL_MOUNTS = 256, LIM_KL_VOLUME_FILE = 1 << 20 };
+enum { LIM_KL_COMMAND = 64, LIM_KL_HEADERS = 16, LIM_KL_CONTAINERS = 64, LIM_KL_ENV = 4096, LIM_KL_MOUNTS = 256, LIM_KL_VOLUME_FILE = 1 << 20 };
 
 enum kl_probe_kind { KL_STARTUP, KL_LIVENESS, KL_READINESS, KL_PROBES };
 
@@ -18,7 +18,6 @@ struct kl_pod;
 struct kl_probe {
     struct kl_ctr *ctr;
     enum kl_probe_kind kind;
-    const struct json *spec;
     struct loop_timer timer;
     unsigned ok, failed; /* in a row */
     bool is_active, is_running;
@@ -53,6 +52,9 @@ struct kl_ctr {
     char noted_id[LIM_KUBELET_ID], probed_id[LIM_KUBELET_ID]; /* the instance whose end was counted; the one being probed */
     bool is_started, is_ready, must_restart; /* startup passed, readiness passed, liveness failed */
     struct kl_probe probes[KL_PROBES];
+    bool post_start_due;     /* started by us, its postStart hook has not ended: neither probed nor ready */
+    struct kl_hook *hook;    /* running, or NULL; its pod is busy meanwhile */
+    uint64_t stop_due_ns;    /* when the grace period of a stop ends that a hook runs before */
 };
 
 /* One object that a pod refers to. */
@@ -187,6 +189,22 @@ const char *kl_resource_field(const struct kl_pod *p, struct arena *a, const str
 /* kl_probe.c */
 void kl_probes_update(struct kl_ctr *c); /* starts and stops as the container's state demands */
 void kl_probes_stop(struct kl_ctr *c);
+
+struct http_call;
+struct http_client;
+/* An exec or httpGet action of a probe or hook. -ERR_UNSUPPORTED (the runtime has no exec), -ERR_LIMIT; else done or on_end
+ * follows, once. *ret_client is the caller's to free, outside its callbacks. */
+NODISCARD int kl_exec(struct kl_ctr *c, const struct json *action, unsigned timeout_s, kubelet_exec_cb *done, void *ctx,
+                      struct err *e);
+NODISCARD int kl_http_get(struct kl_ctr *c, const struct json *action, uint64_t timeout_ns,
+                          void (*on_end)(struct http_call *h, int rc, const struct err *e, void *ctx), void *ctx,
+                          struct http_client **ret_client, struct err *e);
+
+/* kl_hook.c */
+const struct json *kl_hook_of(const struct kl_ctr *c, const char *which); /* "postStart", "preStop"; NULL: none */
+/* Runs it; done is called once, later, with why it failed. One at a time for each container. */
+void kl_hook_run(struct kl_ctr *c, const char *which, unsigned timeout_s, kubelet_done_cb *done, void *ctx);
+void kl_hook_cancel(struct kl_ctr *c); /* one that runs ends now, with -ERR_CANCELLED */
 
 /* kl_log.c: the CRI log format "<time> stdout|stderr P|F text" */
 struct kl_log_line {

@@ -46,6 +46,7 @@ void kl_pod_free(struct kl_pod *p) {
     for (size_t i = 0; i < p->n_ctrs; i++) {
         char *name = TAKE(*(char **)(void *)&p->ctrs[i].name);
         kl_probes_stop(&p->ctrs[i]);
+        kl_hook_cancel(&p->ctrs[i]);
         free(name);
     }
     loop_timer_stop(&p->timer);

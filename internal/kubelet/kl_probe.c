@@ -65,7 +65,8 @@ static void start_one(struct kl_probe *p) {
 /* Called after every listing: probes follow the container's life. */
 void kl_probes_update(struct kl_ctr *c) {
     const struct json *spec = kl_ctr_spec(c);
-    bool runs = c->exists && c->state == KUBELET_RUNNING && spec && !c->pod->is_ending;
+    bool runs = c->exists && c->state == KUBELET_RUNNING && spec && !c->pod->is_ending &&
+                !c->post_start_due;
     if (!runs || !str_eq(c->probed_id, c->id)) { /* another instance begins from nothing */
         kl_probes_stop(c);
         c->is_started = runs && !json_get(spec, "startupProbe");
@@ -149,12 +150,6 @@ static void on_exec(void *ctx, int rc, int exit_code, struct span out, const str
     run_end(ctx, rc == 0 && exit_code == 0, why);
 }
 
-static void on_http_head(struct http_call *h, unsigned status, void *ctx) {
-    (void)h;
-    (void)status;
-    (void)ctx;
-}
-
 static void on_http_end(struct http_call *h, int rc, const struct err *e, void *ctx) {
     char why[256];
     unsigned status = rc < 0 ? 0 : http_call_status(h);
@@ -200,24 +195,46 @@ static const char *host_of(const struct kl_ctr *c, const struct json *action) {
     return given && *given ? given : on_host ? "127.0.0.1" : p->n_ips ? p->ips[0] : "";
 }
 
-static int http_get(struct run *r, struct kl_ctr *c, const struct json *a, uint64_t timeout_ns,
-                    struct err *e) {
-    struct http_header h[16] = {{SPAN_LIT("user-agent"), SPAN_LIT("kube-probe/1.36")}};
+int kl_exec(struct kl_ctr *c, const struct json *action, unsigned timeout_s, kubelet_exec_cb *done,
+            void *ctx, struct err *e) {
+    struct kubelet *k = c->pod->k;
+    const char *argv[LIM_KL_COMMAND];
+    size_t n = 0;
+    if (!k->o.ops->exec) {
+        return err_set(e, ERR_UNSUPPORTED, "this runtime runs no commands in containers");
+    }
+    JSON_EACH(it, w, json_get(action, "command")) {
+        if (n == ARRAY_LEN(argv)) {
+            return err_set(e, ERR_LIMIT, "a command of more than %d words", LIM_KL_COMMAND);
+        }
+        argv[n++] = json_str_or(w, "");
+    }
+    k->o.ops->exec(k->o.rt, c->id, argv, n, timeout_s, done, ctx);
+    return 0;
+}
+
+int kl_http_get(struct kl_ctr *c, const struct json *a, uint64_t timeout_ns,
+                void (*on_end)(struct http_call *h, int rc, const struct err *e, void *ctx),
+                void *ctx, struct http_client **ret_client, struct err *e) {
+    struct http_header h[1 + LIM_KL_HEADERS] = {
+        {SPAN_LIT("user-agent"), SPAN_LIT("kube-probe/1.36")}};
     size_t n = 1;
     struct tls_config *tls = NULL;
     struct http_call *call;
     const char *path = json_str_or(json_get(a, "path"), "/");
     AUTO_FREE char *target = str_fmt("%s%s", path[0] == '/' ? "" : "/", path);
-    char lower[8][64];
+    char lower[LIM_KL_HEADERS][64];
     JSON_EACH(it, x, json_get(a, "httpHeaders")) {
         const char *name = json_str_or(json_get(x, "name"), "");
-        if (n < 9 && strlen(name) < 64) {
-            for (size_t i = 0; i <= strlen(name); i++) {
-                lower[n - 1][i] = name[i] >= 'A' && name[i] <= 'Z' ? (char)(name[i] + 32) : name[i];
-            }
-            h[n] = (struct http_header){span_str(lower[n - 1]), json_span(json_get(x, "value"))};
-            n++;
+        if (n > LIM_KL_HEADERS || strlen(name) >= sizeof(lower[0])) {
+            return err_set(e, ERR_LIMIT, "more than %d httpHeaders, or a long name",
+                           LIM_KL_HEADERS);
         }
+        for (size_t i = 0; i <= strlen(name); i++) {
+            lower[n - 1][i] = name[i] >= 'A' && name[i] <= 'Z' ? (char)(name[i] + 32) : name[i];
+        }
+        h[n] = (struct http_header){span_str(lower[n - 1]), json_span(json_get(x, "value"))};
+        n++;
     }
     if (str_eq(json_str_at(a, "scheme"), "HTTPS") &&
         tls_client_config_new(&tls, &(struct tls_client_opts){.insecure = true}, e) < 0) {
@@ -233,11 +250,10 @@ static int http_get(struct run *r, struct kl_ctr *c, const struct json *a, uint6
                                      .headers = h,
                                      .n_headers = n,
                                      .timeout_ns = timeout_ns,
-                                     .on_head = on_http_head,
-                                     .on_end = on_http_end,
-                                     .ctx = r};
-    int rc = http_client_new(r->k->l, &co, &r->client, e);
-    rc = rc < 0 ? rc : http_call_start(r->client, &o, &call, e);
+                                     .on_end = on_end,
+                                     .ctx = ctx};
+    int rc = http_client_new(c->pod->k->l, &co, ret_client, e);
+    rc = rc < 0 ? rc : http_call_start(*ret_client, &o, &call, e);
     tls_config_unref(tls);
     return rc;
 }
@@ -263,19 +279,11 @@ static int begin(struct run *r, struct kl_ctr *c, const struct json *spec, struc
     const struct json *exec = json_get(spec, "exec"), *get = json_get(spec, "httpGet"),
                       *sock = json_get(spec, "tcpSocket");
     timeout = timeout ? timeout : 1;
-    if (exec && r->k->o.ops->exec) {
-        const char *argv[64];
-        size_t n = 0;
-        JSON_EACH(it, w, json_get(exec, "command")) {
-            if (n < ARRAY_LEN(argv)) {
-                argv[n++] = json_str_or(w, "");
-            }
-        }
-        r->k->o.ops->exec(r->k->o.rt, c->id, argv, n, (unsigned)timeout, on_exec, r);
-        return 0;
+    if (exec) {
+        return kl_exec(c, exec, (unsigned)timeout, on_exec, r, e);
     }
     if (get) {
-        return http_get(r, c, get, timeout * NS_PER_S, e);
+        return kl_http_get(c, get, timeout * NS_PER_S, on_http_end, r, &r->client, e);
     }
     if (sock) {
         return tcp(r, c, sock, timeout * NS_PER_S, e);

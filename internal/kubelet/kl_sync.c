@@ -18,7 +18,9 @@ enum {
     MOUNT_RETRY_S = 5,
     SANDBOX_RETRY_S = 5,
     TICK_MIN_MS = 20,
-    LIM_DESCRIBE = 4 << 20
+    LIM_DESCRIBE = 4 << 20,
+    POST_START_S = 300, /* a pod that waits for its hook can neither end nor change */
+    STOP_MIN_S = 2      /* what a container gets whose hook took all the grace period */
 };
 
 static void step(struct kl_pod *p);
@@ -136,6 +138,7 @@ static void on_started(void *ctx, int rc, const struct err *e) {
     kl_event(c->pod, "Normal", "Started", "Started container %s", c->name);
     waiting(c, "", "");
     c->must_restart = false;
+    c->post_start_due = kl_hook_of(c, "postStart") != NULL;
     struct kl_pod *p = c->pod;
     starter_free(s);
     done_with_runtime(p);
@@ -285,13 +288,35 @@ static unsigned grace_of(const struct kl_pod *p) {
     return p->is_gone || p->is_orphan ? 1 : g < 1 ? 1 : g > 3600 ? 3600 : (unsigned)g;
 }
 
+/* The hook's time is part of the grace period. */
+static void on_pre_stop(void *ctx, int rc, const struct err *e) {
+    struct kl_ctr *c = ctx;
+    struct kl_pod *p = c->pod;
+    uint64_t now = loop_now(p->k->l);
+    uint64_t left = now < c->stop_due_ns ? (c->stop_due_ns - now) / NS_PER_S : 0;
+    if (p->k->is_stopped) {
+        return;
+    }
+    if (rc < 0) {
+        kl_event(p, "Warning", "FailedPreStopHook", "PreStopHook failed: %s", e->msg);
+    }
+    p->k->o.ops->container_stop(p->k->o.rt, c->id, left > STOP_MIN_S ? (unsigned)left : STOP_MIN_S,
+                                on_stopped, p);
+}
+
 static void stop(struct kl_ctr *c, const char *why) {
     struct kl_pod *p = c->pod;
+    unsigned grace = grace_of(p);
     p->is_busy = true;
     p->stops_pending++;
     kl_probes_stop(c);
     kl_event(p, "Normal", "Killing", "%s", why);
-    p->k->o.ops->container_stop(p->k->o.rt, c->id, grace_of(p), on_stopped, p);
+    if (c->state == KUBELET_RUNNING && !p->is_gone && kl_hook_of(c, "preStop")) {
+        c->stop_due_ns = loop_now(p->k->l) + grace * NS_PER_S;
+        kl_hook_run(c, "preStop", grace, on_pre_stop, c);
+    } else {
+        p->k->o.ops->container_stop(p->k->o.rt, c->id, grace, on_stopped, p);
+    }
 }
 
 static bool is_alive(const struct kl_ctr *c) {
@@ -626,6 +651,34 @@ static bool deadline_passed(struct kl_pod *p) {
     return true;
 }
 
+static void on_post_start(void *ctx, int rc, const struct err *e) {
+    struct kl_ctr *c = ctx;
+    struct kl_pod *p = c->pod;
+    if (p->k->is_stopped) {
+        return;
+    }
+    c->post_start_due = false;
+    if (rc < 0) {
+        kl_event(p, "Warning", "FailedPostStartHook", "PostStartHook failed: %s", e->msg);
+        stop(c, "FailedPostStartHook");
+    } else {
+        done_with_runtime(p);
+    }
+}
+
+/* One hook at a time; not for containers that an earlier kubelet started. */
+static bool post_start(struct kl_pod *p) {
+    for (size_t i = 0; i < p->n_ctrs; i++) {
+        struct kl_ctr *c = &p->ctrs[i];
+        if (c->post_start_due && c->exists && c->state == KUBELET_RUNNING) {
+            p->is_busy = true;
+            kl_hook_run(c, "postStart", POST_START_S, on_post_start, c);
+            return true;
+        }
+    }
+    return false;
+}
+
 static void run(struct kl_pod *p) {
     if (!p->start_wall_ns) {
         p->start_wall_ns = clock_wall_ns();
@@ -646,7 +699,7 @@ static void run(struct kl_pod *p) {
         }
         return;
     }
-    if (inits(p) == 1) {
+    if (!post_start(p) && inits(p) == 1) {
         containers(p);
     }
 }

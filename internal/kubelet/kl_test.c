@@ -94,6 +94,7 @@ struct fake {
     char sandbox[16];
     unsigned n_sandboxes;
     bool has_sandbox, ready;
+    int exec_exit;  /* what commands end with */
     char log[1024]; /* what was asked for, in order */
 };
 
@@ -104,6 +105,7 @@ struct later {
         kubelet_id_cb *id;
         kubelet_image_cb *image;
         kubelet_list_cb *list;
+        kubelet_exec_cb *exec;
     } cb;
     void *ctx;
     char id[16];
@@ -126,6 +128,8 @@ static void fire(struct loop_timer *t) {
         w->cb.id(w->ctx, 0, w->id, &e);
     } else if (w->kind == 2) {
         w->cb.image(w->ctx, 0, "sha256:1", &e);
+    } else if (w->kind == 4) {
+        w->cb.exec(w->ctx, 0, f->exec_exit, SPAN_EMPTY, &e);
     } else {
         struct kubelet_sandbox_status s = {.id = f->sandbox,
                                            .ns = "d",
@@ -233,8 +237,9 @@ static void f_start(void *rt, const char *id, kubelet_done_cb *done, void *ctx) 
 }
 static void f_stop(void *rt, const char *id, unsigned grace, kubelet_done_cb *done, void *ctx) {
     struct fake_ctr *c = f_find(rt, id);
-    (void)grace;
-    note(rt, "stop");
+    char what[32];
+    IGNORE_ERR(str_put(what, sizeof(what), "stop:%u", grace), "fits");
+    note(rt, what);
     if (c) {
         c->state = KUBELET_EXITED;
         c->exit_code = 143;
@@ -249,6 +254,15 @@ static void f_remove(void *rt, const char *id, kubelet_done_cb *done, void *ctx)
     }
     soon(f, 0, ctx)->cb.done = done;
 }
+static void f_exec(void *rt, const char *id, const char *const *argv, size_t n, unsigned timeout_s,
+                   kubelet_exec_cb *done, void *ctx) {
+    char what[64];
+    (void)timeout_s;
+    ASSERT(n > 0);
+    IGNORE_ERR(str_put(what, sizeof(what), "exec:%s:%s", id, argv[0]), "fits");
+    note(rt, what);
+    soon(rt, 4, ctx)->cb.exec = done;
+}
 static const struct kubelet_runtime_ops fake_ops = {.name = "fake",
                                                     .list = f_list,
                                                     .sandbox_start = f_sandbox_start,
@@ -258,7 +272,8 @@ static const struct kubelet_runtime_ops fake_ops = {.name = "fake",
                                                     .container_create = f_create,
                                                     .container_start = f_start,
                                                     .container_stop = f_stop,
-                                                    .container_remove = f_remove};
+                                                    .container_remove = f_remove,
+                                                    .exec = f_exec};
 
 struct bench {
     struct fake f;
@@ -412,16 +427,92 @@ TEST(kubelet, a_dead_sandbox_is_replaced_and_a_gone_pod_removed) {
     bench_stop(&b);
 }
 
+static struct kl_pod *add_text(struct bench *b, const char *text) {
+    AUTO(json_docp) struct json_doc *d = NULL;
+    struct err e = ERR_INIT;
+    ASSERT_OK(json_parse(span_str(text), 0, &d, &e), &e);
+    kl_pod_seen(b->k, NULL, json_root(d));
+    return map_get_str(&b->k->pods, "u1");
+}
+
+#define HOOKED(policy, hooks)                                               \
+    "{\"metadata\":{\"name\":\"p\",\"namespace\":\"d\",\"uid\":\"u1\"},"    \
+    "\"spec\":{\"restartPolicy\":\"" policy "\",\"nodeName\":\"n\","        \
+    "\"terminationGracePeriodSeconds\":30,\"containers\":[{\"name\":\"c\"," \
+    "\"image\":\"x\",\"lifecycle\":{" hooks "}}]}}"
+
+static void delete_pod(struct kl_pod *p) {
+    json_set_str(p->doc, json_get(p->obj, "metadata"), "deletionTimestamp", "2026-01-01T00:00:00Z");
+    kl_sync_soon(p);
+}
+
+TEST(kubelet, hooks_run_after_the_start_and_before_the_end) {
+    struct bench b;
+    bench_start(&b);
+    struct kl_pod *p =
+        add_text(&b, HOOKED("Always", "\"postStart\":{\"exec\":{\"command\":[\"up\"]}},"
+                                      "\"preStop\":{\"exec\":{\"command\":[\"down\"]}}"));
+    run_for(&b, NS_PER_S);
+    ASSERT_STREQ("sandbox create:c-0 exec:c-0:up ", b.f.log);
+    ASSERT(kl_ctr_find(p, "c")->is_ready);
+    delete_pod(p);
+    run_for(&b, NS_PER_S);
+    ASSERT_STREQ(
+        "sandbox create:c-0 exec:c-0:up exec:c-0:down stop:29 sandbox-stop sandbox-remove ",
+        b.f.log);
+    bench_stop(&b);
+}
+
+TEST(kubelet, a_container_whose_post_start_hook_fails_is_stopped_and_tried_again) {
+    struct bench b;
+    bench_start(&b);
+    b.f.exec_exit = 3;
+    struct kl_pod *p =
+        add_text(&b, HOOKED("Always", "\"postStart\":{\"exec\":{\"command\":[\"up\"]}}"));
+    run_for(&b, 2 * NS_PER_S);
+    ASSERT_STREQ("sandbox create:c-0 exec:c-0:up stop:30 create:c-1 exec:c-1:up stop:30 ", b.f.log);
+    ASSERT(!kl_ctr_find(p, "c")->is_ready);
+    bench_stop(&b);
+}
+
+TEST(kubelet, a_hook_may_take_all_of_the_grace_period_and_no_more) {
+    struct bench b;
+    bench_start(&b);
+    struct kl_pod *p = add_text(&b, HOOKED("Always", "\"preStop\":{\"sleep\":{\"seconds\":3000}}"));
+    run_for(&b, NS_PER_S);
+    delete_pod(p);
+    run_for(&b, 29 * NS_PER_S);
+    ASSERT_STREQ("sandbox create:c-0 ", b.f.log);
+    run_for(&b, 2 * NS_PER_S);
+    ASSERT_STREQ("sandbox create:c-0 stop:2 sandbox-stop sandbox-remove ", b.f.log);
+    bench_stop(&b);
+}
+
+TEST(kubelet, a_hook_under_way_ends_with_the_kubelet) {
+    struct bench b;
+    bench_start(&b);
+    struct kl_pod *p =
+        add_text(&b, HOOKED("Always", "\"postStart\":{\"sleep\":{\"seconds\":100}}"));
+    run_for(&b, NS_PER_S);
+    ASSERT(kl_ctr_find(p, "c")->hook && !kl_ctr_find(p, "c")->is_ready);
+    bench_stop(&b);
+}
+
+TEST(kubelet, hooks_that_cannot_be_had_fail_with_their_reason) {
+    struct bench b;
+    bench_start(&b);
+    add_text(&b, HOOKED("Never", "\"postStart\":{\"tcpSocket\":{\"port\":1}}"));
+    run_for(&b, 2 * NS_PER_S);
+    ASSERT_STREQ("sandbox create:c-0 stop:30 sandbox-stop ", b.f.log);
+    bench_stop(&b);
+}
+
 /* As the watch would. */
 static struct kl_pod *add_pod(struct bench *b, const char *policy) {
-    AUTO(json_docp) struct json_doc *d = NULL;
     AUTO(buf) struct buf text = BUF_INIT(4096);
-    struct err e = ERR_INIT;
     const char *at = strstr(pod_text, "%s");
     buf_add(&text, pod_text, (size_t)(at - pod_text));
     buf_str(&text, policy);
     buf_str(&text, at + 2);
-    ASSERT_OK(json_parse(buf_view(&text), 0, &d, &e), &e);
-    kl_pod_seen(b->k, NULL, json_root(d));
-    return map_get_str(&b->k->pods, "u1");
+    return add_text(b, buf_cstr(&text));
 }

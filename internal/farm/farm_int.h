@@ -74,6 +74,10 @@ const char *farm_etcd_state(struct tenant *t, bool up, const char **ret_reason);
 /* farm_nodes.c */
 void farm_tenant_connect(struct tenant *t);    /* client and informer, once its API server answers */
 void farm_tenant_disconnect(struct tenant *t);
+/* What brings a Node in line with its tags, as a merge patch in d: their labels and taints, without what an annotation of the Node
+ * says they gave it earlier; everything else on it stays. NULL: nothing is to be done. */
+struct json *farm_node_patch(struct json_doc *d, const struct json *tenant, const struct json *pool,
+                             const struct json *decl, const struct json *node);
 void farm_sync_tags(struct tenant *t, const struct json *tenant);
 bool farm_sync_machine(struct pass *p);        /* one Machine a pass */
 size_t farm_nodes_declared(const struct json *tenant);

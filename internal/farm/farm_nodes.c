@@ -142,6 +142,21 @@ static const struct json *tag_named(const struct json *tenant, const char *name)
     return NULL;
 }
 
+static bool same_taint(const struct json *a, const struct json *b) {
+    return str_eq(json_str_at(a, "key"), json_str_at(b, "key")) &&
+           str_eq(json_str_at(a, "effect"), json_str_at(b, "effect"));
+}
+
+static struct json *find_taint(const struct json *list, const struct json *t) {
+    JSON_EACH(it, x, list) {
+        if (same_taint(x, t)) {
+            return x;
+        }
+    }
+    return NULL;
+}
+
+/* Later tags win, over a taint of the same key and effect too: a Node may not have both. */
 static void take_tags(struct json_doc *d, const struct json *tenant, const struct json *names,
                       struct json *labels, struct json *taints) {
     JSON_EACH(it, n, names) {
@@ -150,23 +165,16 @@ static void take_tags(struct json_doc *d, const struct json *tenant, const struc
             json_set(d, labels, k, json_copy(d, v));
         }
         JSON_EACH(ix, taint, json_get(tag, "taints")) {
-            json_push(taints, json_copy(d, taint));
+            struct json *earlier = find_taint(taints, taint);
+            if (!earlier) {
+                json_push(taints, json_copy(d, taint));
+            } else if (json_str_at(taint, "value")) {
+                json_set_str(d, earlier, "value", json_str_at(taint, "value"));
+            } else {
+                json_del(earlier, "value");
+            }
         }
     }
-}
-
-static bool same_taint(const struct json *a, const struct json *b) {
-    return str_eq(json_str_at(a, "key"), json_str_at(b, "key")) &&
-           str_eq(json_str_at(a, "effect"), json_str_at(b, "effect"));
-}
-
-static bool has_taint(const struct json *list, const struct json *t) {
-    JSON_EACH(it, x, list) {
-        if (same_taint(x, t)) {
-            return true;
-        }
-    }
-    return false;
 }
 
 static void tags_wrote(void *ctx, int rc, struct json *obj, const struct err *e) {
@@ -177,10 +185,8 @@ static void tags_wrote(void *ctx, int rc, struct json *obj, const struct err *e)
     }
 }
 
-/* One merge patch: what the tags say now, without what they said last time (kept in an annotation of the Node). */
-static void sync_node(struct tenant *t, const struct json *tenant, const struct json *pool,
-                      const struct json *decl, const struct json *node) {
-    AUTO(json_docp) struct json_doc *d = json_doc_new();
+struct json *farm_node_patch(struct json_doc *d, const struct json *tenant, const struct json *pool,
+                             const struct json *decl, const struct json *node) {
     AUTO(json_docp) struct json_doc *was = NULL;
     struct json *now = json_new_obj(d), *labels = json_set_obj(d, now, "labels"),
                 *taints = json_set_arr(d, now, "taints");
@@ -206,21 +212,25 @@ static void sync_node(struct tenant *t, const struct json *tenant, const struct 
             json_set(d, pl, k, json_copy(d, v));
         }
     }
+    const struct json *present = json_at(node, "spec", "taints");
     struct json *all = json_new_arr(d);
-    JSON_EACH(in, x, json_at(node, "spec", "taints")) {
-        if (!has_taint(json_at(json_root(was), "taints"), x) && !has_taint(taints, x)) {
+    JSON_EACH(in, x, present) {
+        if (!find_taint(json_at(json_root(was), "taints"), x) && !find_taint(taints, x)) {
             json_push(all, json_copy(d, x));
         }
     }
     JSON_EACH(iw, x, taints) {
         json_push(all, json_copy(d, x));
     }
-    bool taints_differ = json_len(all) != json_len(json_at(node, "spec", "taints"));
+    bool taints_differ = json_len(all) != json_len(present);
     JSON_EACH(ic, x, all) {
-        taints_differ = taints_differ || !has_taint(json_at(node, "spec", "taints"), x);
+        const struct json *have = find_taint(present, x);
+        taints_differ = taints_differ || !have ||
+                        !str_eq(json_str_or(json_get(have, "value"), ""),
+                                json_str_or(json_get(x, "value"), ""));
     }
     if (!changed && !json_len(pl) && !taints_differ) {
-        return;
+        return NULL;
     }
     json_set_str(d, meta, "resourceVersion", json_str_at(node, "metadata", "resourceVersion"));
     json_set(d, meta, "labels", pl);
@@ -228,9 +238,18 @@ static void sync_node(struct tenant *t, const struct json *tenant, const struct 
     if (taints_differ) {
         json_set(d, json_set_obj(d, patch, "spec"), "taints", all);
     }
-    const struct kref r = {
-        .version = "v1", .resource = "nodes", .name = json_str_at(node, "metadata", "name")};
-    kpatch(t->client, &r, KPATCH_MERGE, patch, NULL, tags_wrote, NULL);
+    return patch;
+}
+
+static void sync_node(struct tenant *t, const struct json *tenant, const struct json *pool,
+                      const struct json *decl, const struct json *node) {
+    AUTO(json_docp) struct json_doc *d = json_doc_new();
+    const struct json *patch = farm_node_patch(d, tenant, pool, decl, node);
+    if (patch) {
+        const struct kref r = {
+            .version = "v1", .resource = "nodes", .name = json_str_at(node, "metadata", "name")};
+        kpatch(t->client, &r, KPATCH_MERGE, patch, NULL, tags_wrote, NULL);
+    }
 }
 
 void farm_sync_tags(struct tenant *t, const struct json *tenant) {

@@ -24,7 +24,7 @@ struct ident {
 struct container {
     struct list link;
     struct hostlet *h;
-    char *id, *tenant, *log_path;
+    char *id, *tenant;
     struct ident who;
     enum kubelet_ctr_state state;
     uint64_t created_ns, started_ns, finished_ns;
@@ -236,7 +236,6 @@ static void container_free(struct container *c) {
     json_doc_free(c->etcd_tls);
     free(c->id);
     free(c->tenant);
-    free(c->log_path);
     free(c);
 }
 
@@ -438,6 +437,7 @@ struct stopping {
     size_t left;
     bool sandbox, removes;
     char id[LIM_ID]; /* of the sandbox, or of the container to be removed */
+    struct err e;    /* of the first that was not stopped */
 };
 
 static void stop_answered(void *ctx, int rc, const struct json *reply, int own_fd,
@@ -445,9 +445,13 @@ static void stop_answered(void *ctx, int rc, const struct json *reply, int own_f
     struct stopping *s = ctx;
     (void)reply;
     sys_close(own_fd);
+    if (rc < 0 && !s->e.code) {
+        s->e = *e;
+    }
     if (--s->left) {
         return;
     }
+    rc = -(int)s->e.code;
     struct sandbox *sb = s->sandbox ? find_sandbox(s->h, s->id) : NULL;
     struct container *c = s->removes && rc >= 0 ? find(s->h, s->id) : NULL;
     if (sb && rc >= 0) {
@@ -457,7 +461,7 @@ static void stop_answered(void *ctx, int rc, const struct json *reply, int own_f
         container_free(c);
     }
     if (s->done) {
-        s->done(s->ctx, rc, e);
+        s->done(s->ctx, rc, rc < 0 ? &s->e : NULL);
     }
     free(s);
 }

@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 """kfarm store beside etcd 3.5, in the same run, on the same disk, both durable: `name<TAB>value<TAB>target<TAB>verdict` lines.
 
-store.py [short|full] [SECTION…]: short takes about six minutes, full about forty. Sections: puts, reads, lists, watches, leases,
-memory, file, history. Both servers run all the time and are loaded in turn (kfarm, etcd, kfarm, …); figures are medians of the
-rounds. Server CPU is user and system time of the server's process: on a small machine it bounds what the wall clock shows."""
+store.py [short|full] [SECTION…]: short takes about seven minutes, full about twenty, of which memory, file and history (a
+million keys, a GiB, a million revisions) take ten. Sections: puts, reads, lists, watches, catchup, leases, memory, file,
+history. Both servers run all the time and are loaded in turn (kfarm, etcd, kfarm, …); figures are medians of the rounds. What
+is being done is told on stderr. Server CPU is user and system time of the server's process: on a small machine it bounds what the wall clock shows."""
 import json
 import os
 import statistics
@@ -19,13 +20,19 @@ from store_lib import Server  # noqa: E402
 
 LOAD = os.path.join(HERE, "../../build/etcdload")
 FULL = "full" in sys.argv[1:]
-ROUNDS, SECONDS = (5, 10) if FULL else (2, 3)
+ROUNDS, SECONDS = (3, 5) if FULL else (2, 3)
+MANY = {"conns": 10, "streams": 100}  # to load quickly
 KINDS = ("kfarm", "etcd")
+BEGAN = time.monotonic()
 SAY = {"kfarm": "kfarm", "etcd": "etcd 3.5"}
 
 
 def row(name, value, target="-", good=None):
     print(f"{name}\t{value}\t{target}\t{'' if good is None else 'pass' if good else 'MISS'}", flush=True)
+
+
+def progress(text):
+    print(f"-- {time.monotonic() - BEGAN:5.0f} s  {text}", file=sys.stderr, flush=True)
 
 
 class Pair:
@@ -47,14 +54,20 @@ class Pair:
             s.stop()
         os.rmdir(self.dir)
 
-    def load(self, kind, scenario, **options):
+    def begin(self, kind, scenario, **options):
         s = self.servers[kind]
-        args = [f"{k}={v}" for k, v in options.items()] + [f"pid={s.proc.pid}"]
-        r = subprocess.run([LOAD, f"127.0.0.1:{s.port}", scenario, *args], stdout=subprocess.PIPE, timeout=3000, check=True)
-        out = json.loads(r.stdout)
-        if out["failed"]:
-            raise RuntimeError(f"{kind}: {scenario}: {out['failed']} calls failed")
+        args = [f"{k}={v}" for k, v in options.items()]
+        progress(f"{kind}: {scenario} {' '.join(args)}")
+        return subprocess.Popen([LOAD, f"127.0.0.1:{s.port}", scenario, *args, f"pid={s.proc.pid}"], stdout=subprocess.PIPE)
+
+    def end(self, kind, run):
+        out = json.loads(run.communicate(timeout=3000)[0])
+        if run.returncode or out["failed"]:
+            raise RuntimeError(f"{kind}: {run.args}: {out['failed']} calls failed")
         return out
+
+    def load(self, kind, scenario, **options):
+        return self.end(kind, self.begin(kind, scenario, **options))
 
     def both(self, scenario, rounds=ROUNDS, **options):
         """Medians of every figure, by kind; the kinds take turns."""
@@ -64,9 +77,13 @@ class Pair:
                 runs[kind].append(self.load(kind, scenario, **options))
         return {kind: {k: statistics.median(r[k] for r in rs) for k in rs[0]} for kind, rs in runs.items()}
 
-    def rss(self, kind):
+    def rss(self, kind, field="VmRSS"):
         with open(f"/proc/{self.servers[kind].proc.pid}/status") as f:
-            return next(int(line.split()[1]) for line in f if line.startswith("VmRSS")) / 1024
+            return next(int(line.split()[1]) for line in f if line.startswith(field)) / 1024
+
+    def cpu_s(self, kind):
+        with open(f"/proc/{self.servers[kind].proc.pid}/stat") as f:
+            return sum(int(v) for v in f.read().rsplit(")", 1)[1].split()[11:13]) / os.sysconf("SC_CLK_TCK")
 
     def file_mib(self, kind):
         """What the data directory takes on disk; etcd's own write-ahead log is not counted, which is of fixed size."""
@@ -76,6 +93,7 @@ class Pair:
 
     def restart_ms(self, kind):
         s = self.servers[kind]
+        progress(f"{kind}: restart")
         s.stop(remove=False)
         began = time.monotonic()
         s.start()
@@ -161,6 +179,25 @@ def watches():
                         f"{1000 * rate:,} events/s" if kind == "kfarm" else "-", held if kind == "kfarm" else None)
 
 
+def catchup():
+    """Watches that start at an old revision, all at once, each put a revision of its own."""
+    count = 20000
+    with Pair() as p:
+        for kind in KINDS:
+            p.load(kind, "fill", count=count, keys=10000, batch=1, **MANY)
+        for watches in (100, 1000):
+            r = {kind: p.load(kind, "catchup", watches=watches, wconns=watches, count=count,
+                              **{"from": p.revision(kind) - count + 1}) for kind in KINDS}
+            name = f"{watches:,} watches start {count:,} events back"
+            for kind in KINDS:
+                k = r[kind]
+                row(f"{name}: {SAY[kind]}", f"{k['rate']:,.0f} events/s, {k['cpu_us_per_event']:.2f} us CPU/event, RSS peak "
+                    f"{p.rss(kind, 'VmHWM'):.0f} MiB", "all" if kind == "kfarm" else "-",
+                    k["events"] == k["expected"] if kind == "kfarm" else None)
+            ratio = r["kfarm"]["rate"] / r["etcd"]["rate"]
+            row(f"{name}: kfarm / etcd", f"{ratio:.2f}", ">= 1", ratio >= 1)
+
+
 def leases():
     with Pair() as p:
         before = {kind: p.rss(kind) for kind in KINDS}
@@ -184,7 +221,7 @@ def memory():
     count = 1000000 if FULL else 250000
     with Pair() as p:
         for kind in KINDS:
-            p.load(kind, "fill", count=count, keys=count, conns=4)
+            p.load(kind, "fill", count=count, keys=count, conns=4, streams=4)
         time.sleep(5)
         name = f"{count:,} keys of 256 bytes"
         smaller(f"{name}, RSS", {kind: p.rss(kind) for kind in KINDS}, 0.25)
@@ -196,9 +233,24 @@ def file():
     count = 1000000 if FULL else 250000
     with Pair() as p:
         for kind in KINDS:
-            p.load(kind, "fill", count=count, keys=count, value=950, batch=50, conns=4)
+            p.load(kind, "fill", count=count, keys=count, value=950, batch=50, conns=4, streams=4)
         size = p.file_mib("kfarm")
         smaller(f"open of a file of {size / 1024:.2f} GiB", {kind: p.restart_ms(kind) for kind in KINDS}, 1, "ms")
+
+
+def compaction(p, kind, name):
+    """Beside one client that puts."""
+    before = p.load(kind, "put", keys=10000, seconds=SECONDS)
+    run = p.begin(kind, "put", keys=10000, seconds=2 * SECONDS)
+    began, cpu, revision = time.monotonic(), p.cpu_s(kind), p.revision(kind)
+    p.load(kind, "compact", count=revision)
+    took = time.monotonic() - began
+    during = p.end(kind, run)
+    rate = during["rate"] / before["rate"]
+    row(f"{name}, compaction beside 1 client: {SAY[kind]}",
+        f"{took:.1f} s, {p.cpu_s(kind) - cpu:.1f} s CPU with the puts; puts {before['rate']:,.0f} -> {during['rate']:,.0f} /s, "
+        f"p99 {before['p99_ms']:.2f} -> {during['p99_ms']:.2f} ms, max {during['max_ms']:.0f} ms",
+        ">= 0.7 of the rate" if kind == "kfarm" else "-", rate >= 0.7 if kind == "kfarm" else None)
 
 
 def history():
@@ -215,10 +267,10 @@ def history():
             p.load(kind, "fill", count=10000, keys=10000, conns=4)
         steps["new"] = (p.both("put", conns=100, keys=10000, seconds=SECONDS), p.both("get", conns=100, keys=10000, seconds=SECONDS))
         for kind in KINDS:
-            p.load(kind, "history", count=count, keys=10000, conns=4)
+            p.load(kind, "history", count=count, keys=10000, batch=1, **MANY)
         steps["old"] = (p.both("put", conns=100, keys=10000, seconds=SECONDS), p.both("get", conns=100, keys=10000, seconds=SECONDS))
         for kind in KINDS:
-            p.load(kind, "compact", count=p.revision(kind))
+            compaction(p, kind, name)
         time.sleep(5)
         smaller(f"{name}, compacted, file", {kind: p.file_mib(kind) for kind in KINDS}, 1)
         smaller(f"{name}, compacted, RSS", {kind: p.rss(kind) for kind in KINDS}, 1)
@@ -236,7 +288,7 @@ def history():
 
 if __name__ == "__main__":
     sections = [a for a in sys.argv[1:] if a not in ("short", "full")]
-    for section in sections or ("puts", "reads", "lists", "watches", "leases", "memory", "file", "history"):
+    for section in sections or ("puts", "reads", "lists", "watches", "catchup", "leases", "memory", "file", "history"):
         began = time.monotonic()
         globals()[section]()
-        print(f"-- {section}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        progress(f"{section} took {time.monotonic() - began:.0f} s")

@@ -85,3 +85,41 @@ TEST(store, checkpoint_comes_back_after_a_reader) {
     db_close(&reader);
     box_fini(&b);
 }
+
+static void on_txn(void *ctx, struct store_txn *t, int rc, const struct err *e) {
+    (void)t;
+    (void)e;
+    *(struct answer *)ctx = (struct answer){true, rc};
+}
+
+static void reads(struct box *b, int64_t rev, struct answer *a) {
+    struct store_txn *t = store_txn_new(0);
+    *a = (struct answer){false, 0};
+    store_txn_range(t, &t->body.then, SPAN_LIT("a"), SPAN_LIT("z"))->u.range.rev = rev;
+    store_txn(b->s, t, on_txn, a);
+}
+
+/* The same of a transaction that reads intervals: its refusal became an empty answer. */
+TEST(store, refusal_on_the_read_lane_is_told) {
+    struct box b = {0};
+    struct err e = ERR_INIT;
+    struct answer a;
+    box_open(&b);
+    for (int i = 0; i < 4; i++) {
+        ASSERT_OK(box_put(&b, "k", "v", 0, &e), &e);
+    }
+    fault_lanes.first = FAULT_ALWAYS;
+    reads(&b, store_rev(b.s) + 1, &a); /* of the future */
+    wait_for(&b, &a);
+    ASSERT_EQ(-ERR_GONE, a.rc);
+    fault_lanes.first = 0;
+    fault_lanes.hold[LANE_DB_READ] = true;
+    reads(&b, 2, &a);
+    ASSERT_OK(box_compact(&b, store_rev(b.s), &e), &e); /* meanwhile: it goes again */
+    fault_lanes.first = FAULT_ALWAYS;
+    fault_lanes.hold[LANE_DB_READ] = false;
+    wait_for(&b, &a);
+    fault_lanes.first = 0;
+    ASSERT_EQ(-ERR_GONE, a.rc);
+    box_fini(&b);
+}

@@ -614,10 +614,13 @@ static void read_txn_done(struct loop_work *lw) {
     if (r->v.compact_rev != s->compact_rev) { /* rows may have gone while they were read */
         r->v = store_view(s);
         err_reset(&w->err);
-        w->rc = loop_work_submit(s->l, LANE_DB_READ, &r->work, &w->err);
-        if (w->rc == 0) {
-            return; /* the job is the lane's */
+        struct err e = ERR_INIT;
+        int rc = loop_work_submit(s->l, LANE_DB_READ, &r->work, &e);
+        if (rc == 0) {
+            return; /* the job is the lane's, with what becomes of it */
         }
+        w->rc = rc;
+        w->err = e;
     }
     s->reads_out--;
     store_lane_keep(s);
@@ -628,8 +631,11 @@ static void read_txn_done(struct loop_work *lw) {
 static void read_txn_start(struct store *s, struct wr *w) {
     struct read_txn *r = new_zero(struct read_txn);
     *r = (struct read_txn){{.run = read_txn_run, .done = read_txn_done}, s, w, store_view(s)};
-    w->rc = loop_work_submit(s->l, LANE_DB_READ, &r->work, &w->err);
-    if (w->rc < 0) {
+    struct err e = ERR_INIT;
+    int rc = loop_work_submit(s->l, LANE_DB_READ, &r->work, &e);
+    if (rc < 0) {
+        w->rc = rc;
+        w->err = e;
         free(r);
         store_refuse(s, w);
     } else {

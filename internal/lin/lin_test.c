@@ -96,6 +96,17 @@ TEST(lin, transactions_inside_others) {
                  LIN_COMPACT));
 }
 
+/* Pages are of the revision of the first: a compaction may overtake them, and nothing else. */
+#define OVERTAKEN(kind, compact)                                                                 \
+    WATCH_ALL PUT_A SEE_A "call 3 2 " kind " :3:4@0#0\n" PUT_B SEE_B "call 4 1 compact " compact \
+                          "\nret 4 ok 3\nret 3 err 11 required revision has been compacted\n"
+
+TEST(lin, pages) {
+    ASSERT(fine(OVERTAKEN("pages", "3")));
+    ASSERT(flags(OVERTAKEN("pages", "2"), LIN_COMPACT));
+    ASSERT(flags(OVERTAKEN("get", "3"), LIN_COMPACT));
+}
+
 /* Client 2 is user 1; the keys 0 to 3 are a part. */
 #define USER_1 "user 1 0\nuser 2 1\n"
 #define MAY(bits) "call 8 1 allow 1 0 " bits "\nret 8 ok 1\n"

@@ -84,7 +84,9 @@ static int f_close(sqlite3_file *p) {
 }
 static int f_read(sqlite3_file *p, void *b, int n, sqlite3_int64 at) {
     struct fault *f = of(p)->f;
+    sqlite3_mutex_enter(f->lock);
     int rc = f->code == SQLITE_IOERR_CORRUPTFS ? trip(f, false) : SQLITE_OK;
+    sqlite3_mutex_leave(f->lock);
     return rc != SQLITE_OK ? rc : of(p)->real->pMethods->xRead(of(p)->real, b, n, at);
 }
 /* Power goes between two operations, never inside one. */

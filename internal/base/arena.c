@@ -9,6 +9,7 @@
 struct arena_block {
     struct arena_block *next;
     size_t cap, used;
+    bool lent; /* not ours to free */
     _Alignas(16) uint8_t data[];
 };
 
@@ -22,6 +23,9 @@ static size_t block_for(const struct arena *a, size_t want) {
 }
 
 static void block_free(const struct arena *a, struct arena_block *b) {
+    if (b->lent) {
+        return;
+    }
     if (a->pool) {
         pool_put(a->pool, b);
     } else {
@@ -29,38 +33,59 @@ static void block_free(const struct arena *a, struct arena_block *b) {
     }
 }
 
-void *arena_alloc(struct arena *a, size_t n) {
+void arena_lend(struct arena *a, void *mem, size_t n) {
+    struct arena_block *b = mem;
+    CHECK(!a->head && n >= sizeof(*b));
+    *b = (struct arena_block){.cap = (n - sizeof(*b)) & ~(size_t)15, .lent = true};
+    a->head = b;
+    a->used = b->cap;
+}
+
+static struct arena_block *grow(struct arena *a, size_t want) {
+    size_t left = a->max > a->used ? a->max - a->used : 0;
+    size_t cap = block_for(a, want);
+    if (want > left) {
+        return NULL;
+    }
+    cap = cap < left ? cap : left & ~(size_t)15;
+    struct arena_block *b =
+        a->pool ? pool_get(a->pool, sizeof(*b) + cap) : malloc(sizeof(*b) + cap);
+    if (b) {
+        *b = (struct arena_block){.next = a->head, .cap = cap};
+        a->head = b;
+        a->used += cap;
+    }
+    return b;
+}
+
+static void *take(struct arena *a, size_t n) {
     size_t want;
     if (ck_add(n, 15u, &want)) {
         return NULL;
     }
     want &= ~(size_t)15;
     struct arena_block *b = a->head;
-    if (!b || b->cap - b->used < want) {
-        size_t left = a->max > a->used ? a->max - a->used : 0;
-        size_t cap = block_for(a, want);
-        if (want > left) {
-            return NULL;
-        }
-        cap = cap < left ? cap : left & ~(size_t)15;
-        b = a->pool ? pool_zero(a->pool, sizeof(*b) + cap) : calloc(1, sizeof(*b) + cap);
-        if (!b) {
-            return NULL;
-        }
-        b->cap = cap;
-        b->next = a->head;
-        a->head = b;
-        a->used += cap;
+    if ((!b || b->cap - b->used < want) && !(b = grow(a, want))) {
+        return NULL;
     }
     void *p = b->data + b->used;
     b->used += want;
     return p;
 }
 
+void *arena_alloc(struct arena *a, size_t n) {
+    void *p = take(a, n);
+    return p ? memset(p, 0, n) : NULL;
+}
+
 char *arena_str(struct arena *a, struct span s) {
-    char *p = arena_alloc(a, s.n + 1);
-    if (p && s.n) {
-        memcpy(p, s.p, s.n);
+    size_t n;
+    char *p = ck_add(s.n, 1u, &n) ? NULL : take(a, n);
+    if (p) {
+        if (s.n) {
+            memcpy(p, s.p, s.n);
+        }
+        p[s.n] = 0;
     }
     return p;
 }
@@ -94,7 +119,6 @@ void arena_reset(struct arena *a) {
     a->head = b;
     a->used = b ? b->cap : 0;
     if (b) {
-        memset(b->data, 0, b->used);
         b->used = 0;
     }
 }

@@ -21,6 +21,8 @@ struct arena {
 /* Of one thread, which is the pool's. */
 #define ARENA_POOL(max_bytes, from) {NULL, 0, (max_bytes), (from)}
 
+/* The first block of an empty arena, for one that lies beside its owner: it stays the caller's, until arena_fini. */
+void arena_lend(struct arena *a, void *mem, size_t n);
 NODISCARD void *arena_alloc(struct arena *a, size_t n);
 #define arena_new(a, T) ((T *)arena_alloc((a), sizeof(T)))
 /* Copies as a NUL-terminated string. */

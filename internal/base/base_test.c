@@ -224,3 +224,50 @@ TEST(base, codings_round_trip) {
     }
     ASSERT_EQ(0xe40c292c, fnv32a(SPAN_LIT("a")));
 }
+
+TEST(base, arena_begins_with_lent_memory) {
+    _Alignas(16) uint8_t room[512];
+    memset(room, 0xff, sizeof(room));
+    struct arena a = ARENA_INIT(4096);
+    arena_lend(&a, room, sizeof(room));
+    uint8_t *p = arena_alloc(&a, 100);
+    ASSERT(p > room && p < room + sizeof(room));
+    for (size_t i = 0; i < 100; i++) {
+        ASSERT_EQ(0, p[i]);
+    }
+    ASSERT(arena_alloc(&a, 1000));      /* elsewhere */
+    ASSERT_NULL(arena_alloc(&a, 4000)); /* what was lent counts */
+    arena_reset(&a);
+    ASSERT(arena_str(&a, SPAN_LIT("x")) < (char *)room + sizeof(room));
+    arena_fini(&a);
+}
+
+/* Every length and distance around the sizes that are treated differently. */
+TEST(base, memory_is_moved) {
+    enum { N = 160, BIG = 5000 };
+    uint8_t a[N], b[N], want[N];
+    for (size_t n = 0; n <= 70; n++) {
+        for (size_t from = 0; from < 90; from += 1 + from / 40) {
+            for (size_t to = 0; to < 90; to += 1 + to / 40) {
+                for (size_t i = 0; i < N; i++) {
+                    a[i] = b[i] = want[i] = (uint8_t)(i * 7 + n);
+                }
+                for (size_t i = 0; i < n; i++) {
+                    want[to + i] = b[from + i];
+                }
+                ASSERT(memmove(a + to, a + from, n) == a + to);
+                ASSERT_EQ(0, memcmp(a, want, N));
+            }
+        }
+    }
+    AUTO_FREE uint8_t *p = malloc(2 * BIG), *q = malloc(2 * BIG);
+    for (size_t i = 0; i < 2 * BIG; i++) {
+        p[i] = q[i] = (uint8_t)(i * 31 >> 3);
+    }
+    memmove(p + 17, p, BIG);
+    ASSERT_EQ(0, memcmp(p + 17, q, BIG));
+    memmove(p, p + 17, BIG);
+    ASSERT_EQ(0, memcmp(p, q, BIG));
+    memcpy(p + BIG, q, BIG);
+    ASSERT_EQ(0, memcmp(p + BIG, q, BIG));
+}

@@ -135,14 +135,6 @@ bool span_next(struct span *s, uint8_t c, struct span *head) {
     return true;
 }
 
-bool span_eq(struct span a, struct span b) {
-    return a.n == b.n && (!a.n || memcmp(a.p, b.p, a.n) == 0);
-}
-
-bool span_eq_str(struct span a, const char *s) {
-    return span_eq(a, span_str(s));
-}
-
 static uint8_t lower(uint8_t c) {
     return c >= 'A' && c <= 'Z' ? (uint8_t)(c + 32) : c;
 }
@@ -157,11 +149,6 @@ bool span_eq_nocase(struct span a, const char *s) {
         }
     }
     return true;
-}
-
-bool span_starts(struct span a, const char *prefix) {
-    size_t n = strlen(prefix);
-    return a.n >= n && (!n || memcmp(a.p, prefix, n) == 0);
 }
 
 bool span_ends(struct span a, const char *suffix) {

@@ -53,10 +53,18 @@ NODISCARD int span_end(const struct span *s);
 /* Splits at the first `c`: *head before it, *s after it. Without `c`: *head is all and *s empty. False at the end. */
 bool span_next(struct span *s, uint8_t c, struct span *head);
 
-bool span_eq(struct span a, struct span b);
-bool span_eq_str(struct span a, const char *s);
+/* Inline: the length of a literal is known where it is written. */
+static inline bool span_eq(struct span a, struct span b) {
+    return a.n == b.n && (!a.n || memcmp(a.p, b.p, a.n) == 0);
+}
+static inline bool span_eq_str(struct span a, const char *s) {
+    return span_eq(a, span_str(s));
+}
+static inline bool span_starts(struct span a, const char *prefix) {
+    size_t n = strlen(prefix);
+    return a.n >= n && (!n || memcmp(a.p, prefix, n) == 0);
+}
 bool span_eq_nocase(struct span a, const char *s);
-bool span_starts(struct span a, const char *prefix);
 bool span_ends(struct span a, const char *suffix);
 int span_cmp(struct span a, struct span b); /* bytewise, shorter first */
 struct span span_trim(struct span a);       /* spaces and tabs, both ends */

@@ -148,6 +148,7 @@ struct store_txn {
 };
 
 struct store_txn *store_txn_new(size_t max_bytes); /* 0: 64 MiB, results included */
+struct store_txn *store_txn_new_in(struct pool *pool, size_t max_bytes); /* of the loop's pool, for many short ones */
 void store_txn_free(struct store_txn *t);
 static inline void store_txn_keep(struct store_txn *t) {
     t->kept = true;

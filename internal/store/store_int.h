@@ -476,6 +476,7 @@ NODISCARD int store_mend(int dirfd, const char *name, struct db *own_from,
 void store_submit(struct store *s, struct wr *own_wr);
 void store_refuse(struct store *s, struct wr *own_wr); /* answers with own_wr->rc from the loop */
 struct wr *wr_new(enum wr_kind k, size_t extra);
+struct wr *txn_wr(struct store_txn *t); /* the transaction's own */
 void store_flush(void *store);    /* store_kick as a hook */
 void store_kick(struct store *s); /* gives the lane its next job when it is free */
 /* store_task.c */

@@ -3,18 +3,49 @@
 
 #include <stdlib.h>
 
+/* What a short transaction needs until it is answered, in one piece. */
+struct room {
+    struct store_txn t;
+    struct wr w;
+    struct pool *pool;
+    _Alignas(16) uint8_t first[]; /* of the arena */
+};
+enum { ROOM = 2048 };
+
+struct store_txn *store_txn_new_in(struct pool *pool, size_t max_bytes) {
+    struct room *r = pool ? pool_get(pool, ROOM) : malloc(ROOM);
+    CHECK(r);
+    r->pool = pool;
+    r->t = (struct store_txn){.a = ARENA_INIT(max_bytes ? max_bytes : (size_t)64 << 20)};
+    arena_lend(&r->t.a, r->first, ROOM - offsetof(struct room, first));
+    list_init(&r->t.link);
+    return &r->t;
+}
+
 struct store_txn *store_txn_new(size_t max_bytes) {
-    struct store_txn *t = new_zero(struct store_txn);
-    t->a = (struct arena)ARENA_INIT(max_bytes ? max_bytes : (size_t)64 << 20);
-    list_init(&t->link);
-    return t;
+    return store_txn_new_in(NULL, max_bytes);
 }
 
 void store_txn_free(struct store_txn *t) {
     if (t) {
+        struct room *r = CONTAINER_OF(t, struct room, t);
         arena_fini(&t->a);
-        free(t);
+        if (r->pool) {
+            pool_put(r->pool, r);
+        } else {
+            free(r);
+        }
     }
+}
+
+struct wr *txn_wr(struct store_txn *t) {
+    struct wr *w = &CONTAINER_OF(t, struct room, t)->w;
+    memset(w, 0, offsetof(struct wr, err));
+    err_reset(&w->err);
+    w->kind = WR_TXN;
+    w->txn = t;
+    list_init(&w->link);
+    return w;
 }
 
 struct span store_txn_copy(struct store_txn *t, struct span s) {
@@ -26,7 +57,7 @@ struct span store_txn_copy(struct store_txn *t, struct span s) {
 /* Room for one more element. Past the arena's limit the last element is used again: the transaction is refused anyway. */
 static void *grow(struct store_txn *t, void **v, size_t *n, size_t *cap, size_t size) {
     if (*n == *cap) {
-        size_t want = *cap ? *cap * 2 : 2;
+        size_t want = *cap ? *cap * 2 : 1;
         void *p = arena_alloc(&t->a, want * size);
         if (!p) {
             t->failed = true;

@@ -317,6 +317,7 @@ static void batch_run(struct loop_work *lw) {
 
 /* ---- on the loop ---- */
 
+/* The last of it. */
 static void answer(struct store *s, struct wr *w) {
     const struct err *e = w->rc < 0 ? &w->err : NULL;
     switch (w->kind) {
@@ -328,7 +329,7 @@ static void answer(struct store *s, struct wr *w) {
         if (!w->txn->kept) {
             store_txn_free(w->txn);
         }
-        break;
+        return; /* it was part of the transaction */
     case WR_GRANT:
     case WR_LEFT:
         if (w->cb.lease_done) {
@@ -345,6 +346,7 @@ static void answer(struct store *s, struct wr *w) {
         break;
     case WR_MAX_: break;
     }
+    free(w);
 }
 
 /* What a command changes in the loop's own state, before anybody hears of it. */
@@ -425,7 +427,6 @@ static void batch_done(struct loop_work *lw) {
         list_del(&w->link);
         s->n_pending--;
         answer(s, w);
-        free(w);
     }
     ebatch_free(b->eb);
     free(b);
@@ -564,7 +565,6 @@ static void refused(void *ctx) {
     struct wr *w = r->w;
     r->s->n_pending--;
     answer(r->s, w);
-    free(w);
     free(r);
 }
 
@@ -653,8 +653,7 @@ int store_txn_check(const struct store *s, struct store_txn *t, struct err *e) {
 }
 
 void engine_txn(struct store *s, struct store_txn *own_txn, store_txn_done *done, void *ctx) {
-    struct wr *w = wr_new(WR_TXN, 0);
-    w->txn = own_txn;
+    struct wr *w = txn_wr(own_txn);
     w->cb.txn_done = done;
     w->ctx = ctx;
     w->bytes = body_bytes(&own_txn->body);

@@ -448,8 +448,8 @@ static void probe(struct etcd *s) {
 }
 
 static void on_open(struct net_stream *st, void *ctx) {
-    static const struct h2_cb cb = {h2_headers_cb, h2_data_cb, h2_end_cb,
-                                    h2_close_cb,   h2_pull_cb, NULL};
+    static const struct h2_cb cb = {h2_headers_cb, h2_data_cb, h2_end_cb, h2_close_cb,
+                                    h2_pull_cb,    NULL,       NULL};
     struct etcd *s = ctx;
     struct h2_opts o = {.max_streams = 0,
                         .stream_window = STREAM_WINDOW,

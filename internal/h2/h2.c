@@ -13,61 +13,100 @@ struct h2 {
     struct pool *pool;
     bool is_server, goaway_seen, settings_seen;
     /* header list being received: HEADERS and CONTINUATION of two streams never mix */
-    struct field *fields;
-    size_t n_fields, cap_fields, field_bytes;
+    struct h2_list *list;
     bool too_large;
+    /* the stream that was asked about last, and the last one that says no more */
+    int32_t hot_sid, ended_sid;
+    void *hot_ctx;
 };
 
 struct field {
     nghttp2_rcbuf *name, *value; /* referenced */
 };
 
+struct h2_list {
+    size_t refs, n, cap, bytes;
+    struct pool *pool;
+    struct field *fields; /* behind the headers */
+    struct h2_header h[];
+};
+
+enum { FIRST_FIELDS = 14 }; /* most requests have fewer: a block of the pool */
+
 /* ---- receiving ---- */
 
-static void drop_fields(struct h2 *h) {
-    for (size_t i = 0; i < h->n_fields; i++) {
-        nghttp2_rcbuf_decref(h->fields[i].name);
-        nghttp2_rcbuf_decref(h->fields[i].value);
+static struct h2_list *list_new(struct pool *pool, size_t cap) {
+    struct h2_list *l =
+        pool_get(pool, sizeof(*l) + cap * (sizeof(struct h2_header) + sizeof(struct field)));
+    CHECK(l);
+    *l = (struct h2_list){.refs = 1, .cap = cap, .pool = pool};
+    l->fields = (struct field *)(void *)&l->h[cap];
+    return l;
+}
+
+struct h2_list *h2_list_ref(struct h2_list *l) {
+    l->refs++;
+    return l;
+}
+
+void h2_list_unref(struct h2_list *l) {
+    if (!l || --l->refs) {
+        return;
     }
-    pool_put(h->pool, TAKE(h->fields));
-    h->n_fields = h->cap_fields = h->field_bytes = 0;
+    for (size_t i = 0; i < l->n; i++) {
+        nghttp2_rcbuf_decref(l->fields[i].name);
+        nghttp2_rcbuf_decref(l->fields[i].value);
+    }
+    pool_put(l->pool, l);
+}
+
+static struct h2_list *list_grow(struct h2_list *l) {
+    struct h2_list *big = list_new(l->pool, 2 * l->cap);
+    big->n = l->n;
+    big->bytes = l->bytes;
+    memcpy(big->h, l->h, l->n * sizeof(l->h[0]));
+    memcpy(big->fields, l->fields, l->n * sizeof(l->fields[0]));
+    pool_put(l->pool, l);
+    return big;
 }
 
 static int on_begin(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
     struct h2 *h = ctx;
     (void)s;
     (void)f;
-    drop_fields(h);
+    h2_list_unref(h->list);
+    h->list = list_new(h->pool, FIRST_FIELDS);
     h->too_large = false;
-    return 0;
-}
-
-static int on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name,
-                     nghttp2_rcbuf *value, uint8_t flags, void *ctx) {
-    struct h2 *h = ctx;
-    (void)s;
-    (void)f;
-    (void)flags;
-    size_t n = nghttp2_rcbuf_get_buf(name).len + nghttp2_rcbuf_get_buf(value).len;
-    if (h->n_fields == LIM_H2_FIELDS || n > LIM_H2_HEADERS - h->field_bytes) {
-        h->too_large = true;
-        return 0;
-    }
-    if (h->n_fields == h->cap_fields) {
-        h->cap_fields = h->cap_fields ? 2 * h->cap_fields : 15;
-        h->fields = pool_resize(h->pool, h->fields, h->cap_fields * sizeof(*h->fields));
-        CHECK(h->fields);
-    }
-    h->fields[h->n_fields++] = (struct field){name, value};
-    h->field_bytes += n;
-    nghttp2_rcbuf_incref(name);
-    nghttp2_rcbuf_incref(value);
     return 0;
 }
 
 static struct span text_of(nghttp2_rcbuf *b) {
     nghttp2_vec v = nghttp2_rcbuf_get_buf(b);
     return span_of(v.base, v.len);
+}
+
+static int on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name,
+                     nghttp2_rcbuf *value, uint8_t flags, void *ctx) {
+    struct h2 *h = ctx;
+    struct h2_list *l = h->list;
+    (void)s;
+    (void)f;
+    (void)flags;
+    struct h2_header field = {text_of(name), text_of(value)};
+    size_t n = field.name.n + field.value.n;
+    if (l->n == LIM_H2_FIELDS || n > LIM_H2_HEADERS - l->bytes) {
+        h->too_large = true;
+        return 0;
+    }
+    if (l->n == l->cap) {
+        h->list = l = list_grow(l);
+    }
+    l->h[l->n] = field;
+    l->fields[l->n++] = (struct field){name, value};
+    l->bytes += n;
+    nghttp2_rcbuf_incref(name);
+    nghttp2_rcbuf_incref(value);
+    return 0;
 }
 
 static enum h2_kind kind_of(const struct h2_header *hs, size_t n, const nghttp2_frame *f) {
@@ -81,17 +120,15 @@ static enum h2_kind kind_of(const struct h2_header *hs, size_t n, const nghttp2_
 }
 
 static void give_headers(struct h2 *h, const nghttp2_frame *f) {
-    struct h2_header hs[LIM_H2_FIELDS];
-    for (size_t i = 0; i < h->n_fields; i++) {
-        hs[i] = (struct h2_header){text_of(h->fields[i].name), text_of(h->fields[i].value)};
-    }
-    struct h2_headers list = {.kind = kind_of(hs, h->n_fields, f),
-                              .h = hs,
-                              .n = h->n_fields,
-                              .too_large = h->too_large,
-                              .end = (f->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0};
-    h->cb.on_headers(h, f->hd.stream_id, &list, h->ctx);
-    drop_fields(h);
+    struct h2_list *l = TAKE(h->list);
+    struct h2_headers hs = {.kind = kind_of(l->h, l->n, f),
+                            .h = l->h,
+                            .n = l->n,
+                            .list = l,
+                            .too_large = h->too_large,
+                            .end = (f->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0};
+    h->cb.on_headers(h, f->hd.stream_id, &hs, h->ctx);
+    h2_list_unref(l);
 }
 
 static int on_frame(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
@@ -102,6 +139,9 @@ static int on_frame(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
     } else if (f->hd.type == NGHTTP2_GOAWAY) {
         h->goaway_seen = true;
     } else if (f->hd.type != NGHTTP2_DATA) {
+        if (f->hd.type == NGHTTP2_PING && !(f->hd.flags & NGHTTP2_FLAG_ACK) && h->cb.on_ping) {
+            h->cb.on_ping(h, h->ctx);
+        }
         h->settings_seen |= f->hd.type == NGHTTP2_SETTINGS;
         return 0;
     }
@@ -114,7 +154,9 @@ static int on_frame(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
 static int on_data(nghttp2_session *s, uint8_t flags, int32_t sid, const uint8_t *p, size_t n,
                    void *ctx) {
     struct h2 *h = ctx;
-    (void)flags;
+    if (flags & NGHTTP2_FLAG_END_STREAM) {
+        h->ended_sid = sid;
+    }
     IGNORE_ERR(nghttp2_session_consume_connection(s, n), "fails only when out of memory");
     h->cb.on_data(h, sid, span_of(p, n), h->ctx);
     return 0;
@@ -124,6 +166,9 @@ static int on_close(nghttp2_session *s, int32_t sid, uint32_t code, void *ctx) {
     struct h2 *h = ctx;
     (void)s;
     h->cb.on_close(h, sid, code, h->ctx);
+    if (h->hot_sid == sid) {
+        h->hot_ctx = NULL;
+    }
     return 0;
 }
 
@@ -140,12 +185,15 @@ static int on_sent(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
     return 0;
 }
 
-static void to_nv(const struct h2_header *hs, size_t n, nghttp2_nv *nv) {
+static void to_nv(const struct h2_header *hs, size_t n, bool constant, nghttp2_nv *nv) {
+    uint8_t flags = constant ? NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
+                             : NGHTTP2_NV_FLAG_NONE;
     for (size_t i = 0; i < n; i++) {
         nv[i] = (nghttp2_nv){.name = (uint8_t *)(uintptr_t)hs[i].name.p,
                              .namelen = hs[i].name.n,
                              .value = (uint8_t *)(uintptr_t)hs[i].value.p,
-                             .valuelen = hs[i].value.n};
+                             .valuelen = hs[i].value.n,
+                             .flags = flags};
     }
 }
 
@@ -168,7 +216,7 @@ static nghttp2_ssize on_pull(nghttp2_session *s, int32_t sid, uint8_t *p, size_t
         *flags |= NGHTTP2_DATA_FLAG_EOF;
         if (out.n_trailers && out.n_trailers <= LIM_H2_FIELDS) {
             nghttp2_nv nv[LIM_H2_FIELDS];
-            to_nv(out.trailers, out.n_trailers, nv);
+            to_nv(out.trailers, out.n_trailers, out.constant, nv);
             *flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
             if (nghttp2_submit_trailer(s, sid, nv, out.n_trailers) != 0) {
                 return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
@@ -258,7 +306,7 @@ struct h2 *h2_new(const struct h2_opts *o, const struct h2_cb *cb, void *ctx) {
 
 void h2_free(struct h2 *h) {
     if (h) {
-        drop_fields(h);
+        h2_list_unref(h->list);
         nghttp2_session_del(h->s);
         free(h);
     }
@@ -279,14 +327,14 @@ bool h2_is_done(const struct h2 *h) {
 
 /* ---- streams ---- */
 
-static int submit(struct h2 *h, int32_t sid, const struct h2_header *hs, size_t n, bool has_body,
-                  int32_t *ret_sid) {
+static int submit(struct h2 *h, int32_t sid, const struct h2_header *hs, size_t n, bool constant,
+                  bool has_body, int32_t *ret_sid) {
     nghttp2_nv nv[LIM_H2_FIELDS];
     nghttp2_data_provider2 pull = {.read_callback = on_pull};
     if (n > LIM_H2_FIELDS) {
         return -ERR_LIMIT;
     }
-    to_nv(hs, n, nv);
+    to_nv(hs, n, constant, nv);
     if (sid) {
         return nghttp2_submit_response2(h->s, sid, nv, n, has_body ? &pull : NULL) ? -ERR_INVALID
                                                                                    : 0;
@@ -301,11 +349,16 @@ static int submit(struct h2 *h, int32_t sid, const struct h2_header *hs, size_t 
 
 int h2_request(struct h2 *h, const struct h2_header *hs, size_t n, bool has_body,
                int32_t *ret_sid) {
-    return submit(h, 0, hs, n, has_body, ret_sid);
+    return submit(h, 0, hs, n, false, has_body, ret_sid);
 }
 
 int h2_respond(struct h2 *h, int32_t sid, const struct h2_header *hs, size_t n, bool has_body) {
-    return submit(h, sid, hs, n, has_body, NULL);
+    return submit(h, sid, hs, n, false, has_body, NULL);
+}
+
+int h2_respond_constant(struct h2 *h, int32_t sid, const struct h2_header *hs, size_t n,
+                        bool has_body) {
+    return submit(h, sid, hs, n, true, has_body, NULL);
 }
 
 void h2_wake(struct h2 *h, int32_t sid) {
@@ -319,27 +372,42 @@ void h2_reset(struct h2 *h, int32_t sid, enum h2_code code) {
 }
 
 void h2_consumed(struct h2 *h, int32_t sid, size_t n) {
-    IGNORE_ERR(nghttp2_session_consume_stream(h->s, sid, n), "a closed stream has no window");
+    if (sid != h->ended_sid) { /* nothing more may come on that one */
+        IGNORE_ERR(nghttp2_session_consume_stream(h->s, sid, n), "a closed stream has no window");
+    }
 }
 
 void h2_set_ctx(struct h2 *h, int32_t sid, void *stream_ctx) {
-    IGNORE_ERR(nghttp2_session_set_stream_user_data(h->s, sid, stream_ctx),
-               "a closed stream has none");
+    int rc = nghttp2_session_set_stream_user_data(h->s, sid, stream_ctx);
+    h->hot_sid = sid;
+    h->hot_ctx = rc == 0 ? stream_ctx : NULL; /* a closed stream has none */
 }
 
 void *h2_ctx(struct h2 *h, int32_t sid) {
-    return nghttp2_session_get_stream_user_data(h->s, sid);
+    if (sid != h->hot_sid) {
+        h->hot_sid = sid;
+        h->hot_ctx = nghttp2_session_get_stream_user_data(h->s, sid);
+    }
+    return h->hot_ctx;
+}
+
+void h2_goaway_why(struct h2 *h, enum h2_code code, const char *why) {
+    IGNORE_ERR(nghttp2_submit_goaway(h->s, NGHTTP2_FLAG_NONE,
+                                     nghttp2_session_get_last_proc_stream_id(h->s), (uint32_t)code,
+                                     (const uint8_t *)why, strlen(why)),
+               "fails only without memory");
 }
 
 void h2_goaway(struct h2 *h) {
-    IGNORE_ERR(nghttp2_submit_goaway(h->s, NGHTTP2_FLAG_NONE,
-                                     nghttp2_session_get_last_proc_stream_id(h->s), H2_NO_ERROR,
-                                     NULL, 0),
-               "fails only without memory");
+    h2_goaway_why(h, H2_NO_ERROR, "");
 }
 
 void h2_ping(struct h2 *h) {
     IGNORE_ERR(nghttp2_submit_ping(h->s, NGHTTP2_FLAG_NONE, NULL), "fails only without memory");
+}
+
+bool h2_in_head(const struct h2 *h) {
+    return h->list != NULL;
 }
 
 uint32_t h2_peer_max_streams(const struct h2 *h) {

@@ -67,7 +67,7 @@ static void drain(struct h2 *h) {
 }
 
 FUZZ(h2_peer)(const uint8_t *p, size_t n) {
-    static const struct h2_cb cb = {on_headers, on_data, on_end, on_close, pull, push};
+    static const struct h2_cb cb = {on_headers, on_data, on_end, on_close, pull, push, NULL};
     static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const char *why = NULL;
     if (!n) {

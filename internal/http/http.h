@@ -5,7 +5,7 @@
  * Owns:     see each object. Spans in a request live until its end callback; spans given to send functions are copied
  *           unless the function says otherwise.
  * Limits:   header list 64 KiB, 100 streams a connection (server; http_server_opts.max_streams), body as given,
- *           idle connection 90 s, request head 15 s, 10,000 connections a server; CONTINUATION and reset floods end the
+ *           idle connection 90 s (server: keep_idle), request head 15 s, 10,000 connections a server; CONTINUATION and reset floods end the
  *           connection (nghttp2's guards).
  * Errors:   INVALID, LIMIT, UNAVAILABLE (connect), UNAUTHENTICATED (TLS), TIMEOUT, CANCELLED, IO.
  * Threads:  the loop's. Nothing here blocks, except http_fetch which runs a loop of its own.
@@ -41,6 +41,11 @@ struct http_server_opts {
     size_t body_max;        /* of requests that are buffered (http_req_read_body) and of streamed ones; 0: 3 MiB */
     unsigned max_streams;   /* per h2 connection; 0: 250 */
     bool h2c;               /* plain listeners also accept HTTP/2 by prior knowledge */
+    bool keep_idle;         /* idle HTTP/2 connections stay until others need their place */
+    struct http_keepalive {
+        uint64_t interval_ns, timeout_ns; /* an HTTP/2 client that is silent is pinged, and given up; interval 0: never */
+        uint64_t min_ns; /* one that pings more often, or while it has no request, is told to calm down; 0: it may */
+    } keepalive;
     const char *name;       /* for logs */
 };
 NODISCARD int http_server_new(struct loop *l, const struct http_server_opts *o, struct http_server **ret, struct err *e);
@@ -94,6 +99,9 @@ void http_write_blob(struct http_req *r, struct net_blob *b); /* of net.h; takes
 void http_write_take(struct http_req *r, void *own_p, size_t n); /* malloc'ed memory; not copied */
 void http_end(struct http_req *r);
 void http_end_trailers(struct http_req *r, const struct http_header *h, size_t n);
+/* The same with headers that are constants, the first of them ":status"; with HTTP/2 nothing is added to them. */
+void http_begin_constant(struct http_req *r, const struct http_header *h, size_t n);
+void http_end_constant(struct http_req *r, const struct http_header *h, size_t n);
 void http_abort(struct http_req *r); /* RST_STREAM / close */
 size_t http_pending(const struct http_req *r);
 void http_on_drain(struct http_req *r, void (*cb)(struct http_req *r, void *ctx), void *ctx);

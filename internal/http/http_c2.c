@@ -103,7 +103,7 @@ static void pull(struct h2 *h, int32_t sid, uint8_t *p, size_t max, struct h2_pu
 }
 
 void c2_open(struct cconn *k) {
-    static const struct h2_cb cb = {on_headers, on_data, on_end, on_close, pull, NULL};
+    static const struct h2_cb cb = {on_headers, on_data, on_end, on_close, pull, NULL, NULL};
     struct h2_opts o = {.max_streams = 0,
                         .stream_window = STREAM_WINDOW,
                         .conn_window = CONN_WINDOW,

@@ -24,16 +24,17 @@ static bool copy_head(struct http_req *r, const struct http1 *p) {
     struct span all = http1_head_bytes(p);
     struct span own = arena_copy(&r->arena, all);
     size_t n = http1_headers(p);
-    r->headers = arena_alloc(&r->arena, (n + 1) * sizeof(*r->headers));
-    if (!own.p || !r->headers) {
+    struct http_header *h = arena_alloc(&r->arena, (n + 1) * sizeof(*h));
+    if (!own.p || !h) {
         return false;
     }
     /* the same offsets in the copy */
 #define MOVED(s) span_of(own.p + ((s).p - all.p), (s).n)
     struct span name, value;
     for (size_t i = 0; http1_header_at(p, i, &name, &value); i++) {
-        r->headers[i] = (struct http_header){MOVED(name), value.n ? MOVED(value) : SPAN_LIT("")};
+        h[i] = (struct http_header){MOVED(name), value.n ? MOVED(value) : SPAN_LIT("")};
     }
+    r->headers = h;
     r->n_headers = n;
     r->method = MOVED(http1_method(p));
     req_set_target(r, MOVED(http1_target(p)));

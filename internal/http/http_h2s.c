@@ -3,56 +3,32 @@
 
 #include <stdlib.h>
 
-enum { STREAM_WINDOW = 256 * 1024, CONN_WINDOW = 4 << 20 };
+enum { STREAM_WINDOW = 256 * 1024, CONN_WINDOW = 4 << 20, COPY_MAX = 256 };
 
 /* ---- receiving ---- */
 
-static struct span put(uint8_t **at, struct span s) {
-    struct span copy = span_of(*at, s.n);
-    if (s.n) {
-        memcpy(*at, s.p, s.n);
-    }
-    (*at)[s.n] = 0; /* as arena_copy */
-    *at += s.n + 1;
-    return copy;
-}
-
-static void pseudo(struct http_req *r, struct span name, struct span value,
-                   struct span *authority) {
-    if (span_eq_str(name, ":method")) {
-        r->method = value;
-    } else if (span_eq_str(name, ":path")) {
-        req_set_target(r, value);
-    } else if (span_eq_str(name, ":authority")) {
-        *authority = value;
-    }
-}
-
-static bool copy_headers(struct http_req *r, const struct h2_headers *hs) {
-    struct span authority = SPAN_EMPTY;
-    size_t room = (hs->n + 1) * sizeof(*r->headers);
-    for (size_t i = 0; i < hs->n; i++) {
-        room += hs->h[i].name.n + hs->h[i].value.n + 2;
-    }
-    r->headers = arena_alloc(&r->arena, room);
-    if (!r->headers) {
-        return false;
-    }
-    uint8_t *at = (uint8_t *)(r->headers + hs->n + 1);
-    bool has_host = false;
-    for (size_t i = 0; i < hs->n; i++) {
-        struct span name = put(&at, hs->h[i].name), value = put(&at, hs->h[i].value);
-        if (name.n && name.p[0] == ':') {
-            pseudo(r, name, value, &authority);
-        } else {
-            has_host |= span_eq(name, SPAN_LIT("host"));
-            r->headers[r->n_headers++] = (struct http_header){name, value};
+/* The request holds the list as it came: pseudo headers first, which is checked before. */
+static void take_headers(struct http_req *r, const struct h2_headers *hs) {
+    size_t k = 0;
+    for (; k < hs->n && hs->h[k].name.n && hs->h[k].name.p[0] == ':'; k++) {
+        struct span name = hs->h[k].name, value = hs->h[k].value;
+        if (span_eq_str(name, ":path")) {
+            req_set_target(r, value);
+        } else if (span_eq_str(name, ":method")) {
+            r->method = value;
+        } else if (span_eq_str(name, ":authority")) {
+            r->authority = value;
         }
     }
-    if (authority.p && !has_host) { /* one place to look, whatever the version */
-        r->headers[r->n_headers++] = (struct http_header){SPAN_LIT("host"), authority};
+    _Static_assert(sizeof(struct h2_header) == sizeof(struct http_header), "same members");
+    r->list = h2_list_ref(hs->list);
+    r->headers = (const struct http_header *)(const void *)(hs->h + k);
+    r->n_headers = hs->n - k;
+    for (size_t i = 0; i < r->n_headers; i++) {
+        if (span_eq_str(r->headers[i].name, "host")) {
+            r->authority = SPAN_EMPTY;
+        }
     }
-    return true;
 }
 
 static void on_headers(struct h2 *h, int32_t sid, const struct h2_headers *hs, void *ctx) {
@@ -64,9 +40,9 @@ static void on_headers(struct h2 *h, int32_t sid, const struct h2_headers *hs, v
     r->sid = sid;
     h2_set_ctx(h, sid, r);
     hconn_deadline(c, 0);
-    bool ok = copy_headers(r, hs);
+    take_headers(r, hs);
     r->is_head = span_eq_str(r->method, "HEAD");
-    if (!ok || hs->too_large) {
+    if (hs->too_large) {
         req_refuse(r, 431, "head too large");
     } else if (span_eq_str(r->method, "CONNECT")) {
         req_refuse(r, 501, "CONNECT is not served");
@@ -106,6 +82,48 @@ static void on_close(struct h2 *h, int32_t sid, uint32_t code, void *ctx) {
     }
 }
 
+/* ---- keeping alive ---- */
+
+static void on_alive(struct loop_timer *t) {
+    struct hconn *c = CONTAINER_OF(t, struct hconn, alive);
+    const struct http_keepalive *k = &c->s->o.keepalive;
+    uint64_t still = loop_now(c->s->l) - c->heard_ns, wait = k->interval_ns;
+    if (still < wait) {
+        wait -= still;
+    } else if (c->ping_out) {
+        hconn_end(c, false);
+        return;
+    } else {
+        c->ping_out = true;
+        wait = k->timeout_ns;
+        h2_ping(c->h2);
+        hconn_later(c);
+    }
+    loop_timer_start(c->s->l, t, wait, on_alive, "http keep-alive");
+}
+
+/* Pings are judged as gRPC's servers do it: each answer of ours forgives them. */
+static void on_ping(struct h2 *h, void *ctx) {
+    struct hconn *c = ctx;
+    uint64_t now = loop_now(c->s->l), min = c->s->o.keepalive.min_ns;
+    if (c->state != C_H2 || !min || c->too_many) {
+        return;
+    }
+    uint64_t wait = list_empty(&c->reqs) ? S_PING_ALONE * NS_PER_S : min;
+    bool early = c->pinged_ns && now - c->pinged_ns < wait;
+    c->strikes = c->answered ? 0 : (uint8_t)(c->strikes + early);
+    c->answered = false;
+    c->pinged_ns = now;
+    if (c->strikes > LIM_PING_STRIKES) {
+        c->too_many = true;
+        h2_goaway_why(h, H2_CALM, "too_many_pings");
+    }
+}
+
+bool h2s_rest(struct hconn *c) {
+    return c->s->o.keep_idle && list_empty(&c->reqs) && !h2_in_head(c->h2);
+}
+
 /* ---- sending ---- */
 
 static void pull(struct h2 *h, int32_t sid, uint8_t *p, size_t max, struct h2_pull *ret,
@@ -116,7 +134,8 @@ static void pull(struct h2 *h, int32_t sid, uint8_t *p, size_t max, struct h2_pu
         ret->failed = true;
         return;
     }
-    ret->by_reference = !r->has_file;
+    /* A short text is copied for less than a chunk is passed on. */
+    ret->by_reference = !r->has_file && r->out.bytes > COPY_MAX;
     if (ret->by_reference) {
         ret->n = r->out.bytes < max ? r->out.bytes : max;
     } else {
@@ -130,10 +149,11 @@ static void pull(struct h2 *h, int32_t sid, uint8_t *p, size_t max, struct h2_pu
     size_t left = r->out.bytes - (ret->by_reference ? ret->n : 0);
     ret->eof = r->ended && !left;
     if (ret->eof && r->n_trailers) {
-        _Static_assert(sizeof(struct h2_header) == sizeof(struct http_header), "same members");
         ret->trailers = (const struct h2_header *)(const void *)r->trailers;
         ret->n_trailers = r->n_trailers;
+        ret->constant = r->trailers_constant;
     }
+    r->stalled = !ret->eof && !ret->n;
     if (!ret->eof && !left && r->drain_cb && r->wants_drain) {
         c->draining = true;
         hconn_later(c);
@@ -163,7 +183,9 @@ void h2s_pump(struct hconn *c) {
     if (c->state != C_H2) {
         return;
     }
-    if (net_pending(c->st)) {
+    size_t pending = net_pending(c->st);
+    c->held_up = pending >= LIM_H2_OUT;
+    if (pending) {
         net_kick(c->st);
     }
     if (h2_is_done(c->h2)) {
@@ -182,15 +204,22 @@ static void drain(struct hconn *c) {
     }
 }
 
-void h2s_hook(struct hconn *c) {
-    if (c->draining) {
-        drain(c);
-    }
+static void resume(struct hconn *c) {
+    c->resuming = false;
     for (LIST_EACH(at, next, &c->reqs)) {
         struct http_req *r = CONTAINER_OF(at, struct http_req, link);
         if (r->mode == BODY_STREAM) {
             req_resume(r);
         }
+    }
+}
+
+void h2s_hook(struct hconn *c) {
+    if (c->draining) {
+        drain(c);
+    }
+    if (c->resuming) {
+        resume(c);
     }
     if (c->state == C_H2) {
         h2s_pump(c);
@@ -198,13 +227,18 @@ void h2s_hook(struct hconn *c) {
 }
 
 void h2s_open(struct hconn *c) {
-    static const struct h2_cb cb = {on_headers, on_data, on_end, on_close, pull, push};
+    static const struct h2_cb cb = {on_headers, on_data, on_end, on_close, pull, push, on_ping};
     struct h2_opts o = {.is_server = true,
                         .max_streams = c->s->o.max_streams,
                         .stream_window = STREAM_WINDOW,
                         .conn_window = CONN_WINDOW,
                         .pool = loop_pool(c->s->l)};
     c->h2 = h2_new(&o, &cb, c);
+    c->heard_ns = loop_now(c->s->l);
+    if (c->s->o.keepalive.interval_ns) {
+        loop_timer_start(c->s->l, &c->alive, c->s->o.keepalive.interval_ns, on_alive,
+                         "http keep-alive");
+    }
     if (c->s->closing) {
         h2_goaway(c->h2);
     }
@@ -213,12 +247,14 @@ void h2s_open(struct hconn *c) {
 
 void h2s_readable(struct hconn *c, struct span data) {
     const char *why = NULL;
+    c->heard_ns = loop_now(c->s->l);
+    c->ping_out = false;
     int rc = h2_feed(c->h2, data, &why);
     if (c->state != C_H2) {
         return;
     }
     h2s_pump(c); /* also the GOAWAY that says what was wrong */
-    if (rc < 0) {
+    if (c->state == C_H2 && (rc < 0 || c->too_many)) {
         hconn_end(c, true);
     }
 }
@@ -258,8 +294,20 @@ void h2s_head(struct http_req *r, unsigned status, const char *type, const struc
     hconn_later(r->c);
 }
 
+void h2s_head_constant(struct http_req *r, const struct http_header *h, size_t n) {
+    if (h2_respond_constant(r->c->h2, r->sid, (const struct h2_header *)(const void *)h, n, true) <
+        0) {
+        h2_reset(r->c->h2, r->sid, H2_INTERNAL);
+    }
+    hconn_later(r->c);
+}
+
 void h2s_wake(struct http_req *r) {
-    h2_wake(r->c->h2, r->sid);
+    if (r->stalled) {
+        r->stalled = false;
+        h2_wake(r->c->h2, r->sid);
+    }
+    r->c->answered = true;
     hconn_later(r->c);
 }
 

@@ -17,6 +17,8 @@ enum {
     MS_IDLE = 90000,
     MS_HEAD = 15000,
     MS_BODY = 60000,
+    LIM_PING_STRIKES = 2, /* as gRPC's servers have it */
+    S_PING_ALONE = 7200,  /* between pings of a client without requests */
 };
 
 /* ---- server ---- */
@@ -63,6 +65,12 @@ struct hconn {
     struct h2 *h2;
     struct list reqs; /* all open requests, of both versions */
     bool draining;    /* drain callbacks are due */
+    bool resuming;    /* bodies that were held may go on */
+    bool held_up;     /* frames wait for the socket */
+    struct loop_timer alive;           /* for http_keepalive */
+    uint64_t heard_ns, pinged_ns;      /* something came; the client's last ping, 0: none */
+    uint8_t strikes;                   /* its pings that came too early */
+    bool ping_out, answered, too_many; /* ours has no answer; we sent something since its last; it was too much */
 };
 
 enum body_mode { BODY_DISCARD, BODY_BUFFER, BODY_STREAM };
@@ -72,8 +80,10 @@ struct http_req {
     struct hconn *c;
     struct arena arena;
     struct span method, target, path, query;
-    struct http_header *headers;
+    const struct http_header *headers;
     size_t n_headers;
+    struct span authority;  /* HTTP/2: stands for a "host" that is not among the headers */
+    struct h2_list *list;   /* HTTP/2: holds the texts above */
     /* the request's body */
     enum body_mode mode;
     struct buf in; /* BUFFER: the body; STREAM: what came while paused */
@@ -96,8 +106,10 @@ struct http_req {
     int32_t sid;
     struct net_queue out;
     size_t unread; /* flow-control credit that a paused body owes */
-    struct http_header *trailers;
+    const struct http_header *trailers;
     size_t n_trailers;
+    bool trailers_constant;
+    bool stalled; /* h2 waits for data */
 };
 
 /* http_server.c */
@@ -140,8 +152,10 @@ void h2s_readable(struct hconn *c, struct span data);
 void h2s_pump(struct hconn *c);
 void h2s_hook(struct hconn *c);
 void h2s_shutdown(struct hconn *c);
+bool h2s_rest(struct hconn *c); /* nothing came for long: may it stay? */
 void h2s_head(struct http_req *r, unsigned status, const char *type, const struct http_header *h, size_t n, int64_t len,
               bool end);
+void h2s_head_constant(struct http_req *r, const struct http_header *h, size_t n);
 void h2s_wake(struct http_req *r); /* there is more in r->out, or its end */
 void h2s_abort(struct http_req *r);
 void h2s_consumed(struct http_req *r, size_t n);

@@ -54,6 +54,7 @@ void req_close(struct http_req *r, bool complete) {
     net_queue_fini(&r->out);
     buf_fini(&r->in);
     arena_fini(&r->arena);
+    h2_list_unref(r->list);
     pool_put(loop_pool(r->c->s->l), r);
 }
 
@@ -166,6 +167,7 @@ void http_req_pause(struct http_req *r, bool paused) {
         h1s_pause(r);
     }
     if (!paused) {
+        r->c->resuming = true;
         hconn_later(r->c);
     }
 }
@@ -188,14 +190,15 @@ struct span http_req_header(const struct http_req *r, const char *lower_name) {
             return r->headers[i].value;
         }
     }
-    return SPAN_EMPTY;
+    return span_eq_str(name, "host") ? r->authority : SPAN_EMPTY; /* one place to look */
 }
 bool http_req_header_at(const struct http_req *r, size_t i, struct http_header *ret) {
-    if (i >= r->n_headers) {
-        return false;
+    if (i < r->n_headers) {
+        *ret = r->headers[i];
+        return true;
     }
-    *ret = r->headers[i];
-    return true;
+    *ret = (struct http_header){SPAN_LIT("host"), r->authority};
+    return i == r->n_headers && r->authority.p;
 }
 const struct tls_peer *http_req_peer(const struct http_req *r) {
     return r->c->peer;
@@ -392,15 +395,35 @@ void http_end_trailers(struct http_req *r, const struct http_header *h, size_t n
         return;
     }
     CHECK(r->begun);
-    if (r->sid && n) {
-        r->trailers = arena_alloc(&r->arena, n * sizeof(*h));
-        for (size_t i = 0; r->trailers && i < n; i++) {
-            r->trailers[i] = (struct http_header){arena_copy(&r->arena, h[i].name),
-                                                  arena_copy(&r->arena, h[i].value)};
-        }
-        r->n_trailers = r->trailers ? n : 0;
+    struct http_header *copy = r->sid && n ? arena_alloc(&r->arena, n * sizeof(*h)) : NULL;
+    for (size_t i = 0; copy && i < n; i++) {
+        copy[i] = (struct http_header){arena_copy(&r->arena, h[i].name),
+                                       arena_copy(&r->arena, h[i].value)};
     }
+    r->trailers = copy;
+    r->n_trailers = copy ? n : 0;
     end(r);
+}
+
+void http_begin_constant(struct http_req *r, const struct http_header *h, size_t n) {
+    if (!r->sid || r->is_head) {
+        uint64_t status = 0;
+        IGNORE_ERR(span_to_u64(h[0].value, 100, 999, &status), "a constant");
+        http_begin(r, (unsigned)status, NULL, h + 1, n - 1);
+    } else if (!gone(r)) {
+        CHECK(!r->begun);
+        r->begun = true;
+        h2s_head_constant(r, h, n);
+    }
+}
+
+void http_end_constant(struct http_req *r, const struct http_header *h, size_t n) {
+    if (!gone(r)) {
+        r->trailers = h;
+        r->n_trailers = n;
+        r->trailers_constant = true;
+        end(r);
+    }
 }
 
 void http_abort(struct http_req *r) {

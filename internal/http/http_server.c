@@ -25,6 +25,8 @@ static void on_deadline(struct loop_timer *t) {
     uint64_t now = loop_now(c->s->l);
     if (c->deadline > now) { /* moved on since the timer was set */
         loop_timer_start(c->s->l, t, c->deadline - now, on_deadline, "http deadline");
+    } else if (c->deadline && c->state == C_H2 && h2s_rest(c)) {
+        c->deadline = 0;
     } else if (c->deadline) {
         if (c->state == C_H2) { /* the client learns which of its requests were not seen */
             h2_goaway(c->h2);
@@ -44,6 +46,7 @@ void hconn_deadline(struct hconn *c, unsigned ms) {
 static void free_conn(struct hconn *c) {
     struct http_server *s = c->s;
     loop_timer_stop(&c->timer);
+    loop_timer_stop(&c->alive);
     loop_hook_cancel(&c->hook);
     list_del(&c->link);
     http1_free(c->h1);
@@ -74,6 +77,7 @@ static void retire(struct hconn *c) {
     c->state = C_CLOSED;
     c->cur = NULL;
     loop_timer_stop(&c->timer);
+    loop_timer_stop(&c->alive);
     hconn_later(c);
 }
 
@@ -172,7 +176,7 @@ static void st_drain(struct net_stream *st, void *ctx) {
     (void)st;
     if (c->state == C_H1) {
         h1s_drained(c);
-    } else if (c->state == C_H2) {
+    } else if (c->state == C_H2 && c->held_up) {
         h2s_pump(c);
     }
 }
@@ -232,12 +236,29 @@ static void rest(struct http_server *s) {
     loop_timer_start(s->l, &s->retry, RETRY_MS * NS_PER_MS, on_retry, "http accept");
 }
 
+/* Connections that have been idle for long go when others want their place. */
+static void make_room(struct http_server *s) {
+    uint64_t now = loop_now(s->l);
+    size_t n = 0;
+    for (LIST_EACH(at, next, &s->conns)) {
+        struct hconn *c = CONTAINER_OF(at, struct hconn, link);
+        if (c->state == C_H2 && list_empty(&c->reqs) && now - c->heard_ns >= MS_IDLE * NS_PER_MS &&
+            n < ACCEPT_BATCH) {
+            n++;
+            h2_goaway(c->h2);
+            h2s_pump(c);
+            hconn_end(c, true);
+        }
+    }
+}
+
 static void on_accept(struct loop_io *io, uint32_t ev) {
     struct listener *li = CONTAINER_OF(io, struct listener, io);
     struct http_server *s = li->s;
     (void)ev;
     for (int i = 0; i < ACCEPT_BATCH; i++) {
         if (s->n_conns >= LIM_CONNS) {
+            make_room(s);
             LOG_WARN("http", "too many connections, new ones wait", F_STR("server", s->name));
             rest(s);
             return;

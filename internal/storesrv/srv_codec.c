@@ -7,26 +7,6 @@ int dec_bad(struct err *e) {
     return err_set(e, ERR_INVALID, "malformed message");
 }
 
-void enc_header(struct buf *b, uint32_t no, const struct storesrv *v, int64_t rev) {
-    size_t m = wire_begin(b, no);
-    wire_u64(b, 1, v->cluster_id);
-    wire_u64(b, 2, v->member_id);
-    wire_i64(b, 3, rev);
-    wire_u64(b, 4, RAFT_TERM);
-    wire_end(b, m);
-}
-
-/* Inside a transaction etcd's headers carry the revision only. */
-static void inner_header(struct buf *b, const struct storesrv *v, int64_t rev, bool inner) {
-    if (!inner) {
-        enc_header(b, 1, v, rev);
-        return;
-    }
-    size_t m = wire_begin(b, 1);
-    wire_i64(b, 3, rev);
-    wire_end(b, m);
-}
-
 /* ---- large values stay where they are ---- */
 
 enum { CUT_MIN = 32 * 1024 };
@@ -97,6 +77,32 @@ static uint8_t *put_bytes(uint8_t *p, uint8_t no, struct span s) {
         p += s.n;
     }
     return p;
+}
+
+/* In front of every answer. */
+void enc_header(struct buf *b, uint32_t no, const struct storesrv *v, int64_t rev) {
+    uint8_t *head = buf_room(b, 2 + 4 * 11), *p; /* four numbers of at most ten bytes */
+    if (!head) {
+        return; /* the buffer remembers */
+    }
+    p = put_i64(head + 2, 1, (int64_t)v->cluster_id);
+    p = put_i64(p, 2, (int64_t)v->member_id);
+    p = put_i64(p, 3, rev);
+    p = put_i64(p, 4, RAFT_TERM);
+    head[0] = (uint8_t)(no << 3 | WIRE_BYTES);
+    head[1] = (uint8_t)(p - head - 2);
+    buf_added(b, (size_t)(p - head));
+}
+
+/* Inside a transaction etcd's headers carry the revision only. */
+static void inner_header(struct buf *b, const struct storesrv *v, int64_t rev, bool inner) {
+    if (!inner) {
+        enc_header(b, 1, v, rev);
+        return;
+    }
+    size_t m = wire_begin(b, 1);
+    wire_i64(b, 3, rev);
+    wire_end(b, m);
 }
 
 static size_t kv_len(const struct store_kv *kv) {

@@ -73,7 +73,7 @@ static void submit(struct rpc *c, struct store_txn *t, int rc, size_t n, struct 
 
 void kv_put(struct rpc *c, struct span m) {
     struct err e = ERR_INIT;
-    struct store_txn *t = store_txn_new(0);
+    struct store_txn *t = store_txn_new_in(loop_pool(c->v->l), 0);
     struct store_put p = {0};
     int rc = dec_put(m, &p, &e);
     struct store_op *op = store_txn_put(t, &t->body.then, p.key, p.value, p.lease);
@@ -86,7 +86,7 @@ void kv_put(struct rpc *c, struct span m) {
 
 void kv_delete(struct rpc *c, struct span m) {
     struct err e = ERR_INIT;
-    struct store_txn *t = store_txn_new((size_t)1 << 31);
+    struct store_txn *t = store_txn_new_in(loop_pool(c->v->l), (size_t)1 << 31);
     struct store_del d = {0};
     int rc = dec_delete(m, &d, &e);
     store_txn_delete(t, &t->body.then, d.key, d.end)->u.del.prev_kv = d.prev_kv;
@@ -95,7 +95,7 @@ void kv_delete(struct rpc *c, struct span m) {
 
 void kv_txn(struct rpc *c, struct span m) {
     struct err e = ERR_INIT;
-    struct store_txn *t = store_txn_new((size_t)1 << 31);
+    struct store_txn *t = store_txn_new_in(loop_pool(c->v->l), (size_t)1 << 31);
     int rc = dec_txn(m, t, &t->body, 0, &e);
     submit(c, t, rc, m.n, &e);
 }

@@ -108,10 +108,15 @@ static void drop(struct rpc *c) {
     }
 }
 
+static const struct http_header grpc_head[] = {
+    {SPAN_LIT(":status"), SPAN_LIT("200")},
+    {SPAN_LIT("content-type"), SPAN_LIT("application/grpc")}};
+static const struct http_header grpc_ok[] = {{SPAN_LIT("grpc-status"), SPAN_LIT("0")}};
+
 static void begin(struct rpc *c) {
     if (!c->head_sent) {
         c->head_sent = true;
-        http_begin(c->r, 200, "application/grpc", NULL, 0);
+        http_begin_constant(c->r, grpc_head, ARRAY_LEN(grpc_head));
     }
 }
 
@@ -198,13 +203,18 @@ void rpc_status(struct rpc *c, unsigned status, const char *text) {
         drop(c);
         return;
     }
+    begin(c);
+    if (!status) {
+        http_end_constant(c->r, grpc_ok, ARRAY_LEN(grpc_ok));
+        drop(c);
+        return;
+    }
     const char digits[2] = {(char)('0' + status / 10), (char)('0' + status % 10)};
     AUTO(buf) struct buf msg = BUF_INIT(8192);
     IGNORE_ERR(grpc_message(&msg, span_str(text)), "texts are short");
     struct http_header t[] = {
         {SPAN_LIT("grpc-status"), span_of(digits + (status < 10), 1 + (status >= 10))},
         {SPAN_LIT("grpc-message"), buf_view(&msg)}};
-    begin(c);
     http_end_trailers(c->r, t, msg.n ? 2 : 1);
     drop(c);
 }
@@ -380,7 +390,7 @@ static void on_drain(struct http_req *r, void *ctx) {
 static void refuse(struct http_req *r, const char *status, const char *text) {
     struct http_header t[] = {{SPAN_LIT("grpc-status"), span_str(status)},
                               {SPAN_LIT("grpc-message"), span_str(text)}};
-    http_begin(r, 200, "application/grpc", NULL, 0);
+    http_begin_constant(r, grpc_head, ARRAY_LEN(grpc_head));
     http_end_trailers(r, t, 2);
 }
 

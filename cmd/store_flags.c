@@ -302,20 +302,25 @@ static int check_limits(const struct store_flags *f, struct err *e) {
 
 static int check(struct store_flags *f, struct err *e) {
     struct storesrv_opts *o = &f->out.srv;
-    uint64_t min = 0, interval = 0, timeout = 0;
+    struct http_keepalive *keep = &f->out.keepalive;
     int rc;
     if ((rc = check_fixed(f, e)) < 0 || (rc = check_cluster(f, e)) < 0 ||
         (rc = check_tls(f, e)) < 0 || (rc = check_auth(f, e)) < 0 ||
         (rc = check_limits(f, e)) < 0 || (rc = check_gates(f, e)) < 0 ||
         (rc = check_leases(f, e)) < 0 ||
-        (rc = duration("grpc-keepalive-min-time", f->keep_min, 0, &min, e)) < 0 ||
-        (rc = duration("grpc-keepalive-interval", f->keep_interval, 0, &interval, e)) < 0 ||
-        (rc = duration("grpc-keepalive-timeout", f->keep_timeout, 0, &timeout, e)) < 0) {
+        (rc = duration("grpc-keepalive-min-time", f->keep_min, 0, &keep->min_ns, e)) < 0 ||
+        (rc = duration("grpc-keepalive-interval", f->keep_interval, 0, &keep->interval_ns, e)) <
+            0 ||
+        (rc = duration("grpc-keepalive-timeout", f->keep_timeout, 0, &keep->timeout_ns, e)) < 0) {
         return rc;
     }
+    if (!keep->timeout_ns) { /* as etcd: both or none */
+        keep->interval_ns = 0;
+    }
+    if (!keep->min_ns) { /* gRPC's own bound */
+        keep->min_ns = 300 * NS_PER_S;
+    }
     f->log_level = level_of(f->log_level);
-    f->out.keep_interval_s = interval / NS_PER_S;
-    f->out.keep_timeout_s = timeout / NS_PER_S;
     if (!one_of("basic extensive", f->metrics_kind)) {
         return err_set(e, ERR_USAGE, "--metrics: \"%s\" is neither basic nor extensive",
                        f->metrics_kind);
@@ -474,7 +479,8 @@ int store_flags_parse(struct cmdctx *c, struct store_flags *f, struct opt_list *
         {"max-txn-ops", OPT_I64, &f->max_ops, "N", "operations in a transaction"},
         {"max-request-bytes", OPT_I64, &f->max_bytes, "N", "size of a request"},
         {"max-concurrent-streams", OPT_I64, &f->max_streams, "N", "calls on one connection"},
-        {"grpc-keepalive-min-time", OPT_STR, &f->keep_min, "D", "accepted: pings are bounded"},
+        {"grpc-keepalive-min-time", OPT_STR, &f->keep_min, "D",
+         "a client that pings more often is told to calm down"},
         {"grpc-keepalive-interval", OPT_STR, &f->keep_interval, "D",
          "a silent client is probed after it (0s: never)"},
         {"grpc-keepalive-timeout", OPT_STR, &f->keep_timeout, "D", "and given up after this"},

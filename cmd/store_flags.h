@@ -32,7 +32,7 @@ struct store_flags {
         int64_t n;
     } fixed[STORE_FIXED_MAX];
     struct { /* of the above, in their units */
-        uint64_t keep_interval_s, keep_timeout_s;
+        struct http_keepalive keepalive;
         uint32_t lease_checkpoint_s; /* 0: none */
         struct storesrv_opts srv;
     } out;

@@ -4,7 +4,6 @@
 #include "internal/sys/sys.h"
 
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 
 struct server { /* one HTTP server: a handler, plain or with TLS */
@@ -170,28 +169,11 @@ static int server_get(struct store_listen *s, const struct want *w, bool tls, st
         .body_max = SIZE_MAX / 2, /* streams never end; messages have their own limit */
         .max_streams = s->f->max_streams < 1 << 20 ? (unsigned)s->f->max_streams : 1u << 20,
         .h2c = true,
+        .keep_idle = true,
+        .keepalive = s->f->out.keepalive,
         .name = w->name};
     *ret = v;
     return http_server_new(s->l, &o, &v->http, e);
-}
-
-/* Accepted connections inherit it. */
-static int keep_alive(int fd, const struct store_flags *f, struct err *e) {
-    int on = 1, idle = (int)f->out.keep_interval_s, probe = (int)(f->out.keep_timeout_s + 3) / 4,
-        count = 4;
-    if (!idle) {
-        return 0;
-    }
-    probe = probe ? probe : 1;
-    idle = idle > 32767 ? 32767 : idle; /* the kernel's bounds */
-    probe = probe > 32767 ? 32767 : probe;
-    if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) < 0 ||
-        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle)) < 0 ||
-        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &probe, sizeof(probe)) < 0 ||
-        setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count)) < 0) {
-        return err_sys(e, errno, "keep-alive");
-    }
-    return 0;
 }
 
 static int listen_url(struct store_listen *s, const char *flag, const char *text,
@@ -217,7 +199,7 @@ static int listen_url(struct store_listen *s, const char *flag, const char *text
     }
     AUTO_FREE char *host = str_dupn(u.host.p, u.host.n);
     AUTO_FD int fd = u.is_unix ? sys_listen_unix(host, 0600, e) : sys_listen_tcp(host, u.port, e);
-    if (fd < 0 || (!u.is_unix && keep_alive(fd, s->f, e) < 0)) {
+    if (fd < 0) {
         return err_wrap(e, "--%s %s", flag, text);
     }
     struct server *v;

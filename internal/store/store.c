@@ -101,6 +101,7 @@ static int load(struct store *s, struct err *e) {
     s->wr.compact_rev = s->compact_rev;
     s->wr.alarms = s->alarms;
     s->wr.pages = s->pages;
+    s->wr.free_pages = s->free_pages;
     s->page_size = 4096;
     return lease_load(s, e);
 }

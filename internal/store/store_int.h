@@ -111,6 +111,7 @@ NODISCARD int store_vfs_new(const char *base, struct store_vfs **ret, struct err
 void store_vfs_free(struct store_vfs *v); /* after its connections; NULL is allowed */
 const char *store_vfs_name(const struct store_vfs *v);
 uint64_t store_vfs_wal_bytes(struct store_vfs *v);
+bool store_vfs_head_written(struct store_vfs *v); /* page 1 went to the WAL since it was asked last */
 
 /* ---- store_db.c ---- */
 struct db_opts {
@@ -255,8 +256,12 @@ struct wr { /* one command in the queue */
     void *ctx;
     int rc;
     struct err err;
-    uint8_t own[];
 };
+
+/* What wr_new() added behind it. */
+static inline uint8_t *wr_own(struct wr *w) {
+    return (uint8_t *)(w + 1);
+}
 
 struct batch {
     struct loop_work w;
@@ -320,7 +325,8 @@ struct writer {
     int64_t rev, compact_rev;
     bool compacted; /* ever: etcd lets revision 0 be compacted once */
     uint32_t alarms;
-    uint64_t pages;
+    uint64_t pages, free_pages; /* of the file, after the last commit: writer_size() */
+    bool size_known;
     struct sweep sweep;
 };
 
@@ -476,6 +482,7 @@ NODISCARD int store_mend(int dirfd, const char *name, struct db *own_from,
 void store_submit(struct store *s, struct wr *own_wr);
 void store_refuse(struct store *s, struct wr *own_wr); /* answers with own_wr->rc from the loop */
 struct wr *wr_new(enum wr_kind k, size_t extra);
+void writer_size(struct store *s);
 struct wr *txn_wr(struct store_txn *t); /* the transaction's own */
 void store_flush(void *store);    /* store_kick as a hook */
 void store_kick(struct store *s); /* gives the lane its next job when it is free */
@@ -531,7 +538,7 @@ void lease_granted(struct store *s, int64_t id, int64_t ttl, int64_t left);
 void lease_gone(struct store *s, int64_t id);
 void lease_revoke_failed(struct store *s, int64_t id);
 void lease_revoked(struct store *s); /* one of those that expired has its answer */
-void lease_kept(struct store *s, const struct wr *w);
+void lease_kept(struct store *s, struct wr *w);
 void lease_fini(struct store *s);
 
 int err_pub(struct err *e, enum err_code c, const char *pub); /* sets msg and pub */

@@ -59,7 +59,7 @@ static int64_t left_of(const struct store *s, const struct lease *le) {
 
 static void keep_chunk(struct store *s, const struct lease_left *v, size_t n) {
     struct wr *w = wr_new(WR_LEFT, n * sizeof(*v));
-    memcpy(w->own, v, n * sizeof(*v));
+    memcpy(wr_own(w), v, n * sizeof(*v));
     w->a = (int64_t)n;
     store_submit(s, w);
 }
@@ -99,10 +99,10 @@ static void checkpoint_arm(struct store *s) {
     }
 }
 
-void lease_kept(struct store *s, const struct wr *w) {
+void lease_kept(struct store *s, struct wr *w) {
     struct lease_left left;
     for (int64_t i = 0; i < w->a && w->rc == 0; i++) {
-        memcpy(&left, w->own + (size_t)i * sizeof(left), sizeof(left));
+        memcpy(&left, wr_own(w) + (size_t)i * sizeof(left), sizeof(left));
         struct lease *le = find(s, left.id);
         if (le) {
             le->left = left.left;
@@ -238,7 +238,7 @@ int store_lease_keepalive(struct store *s, int64_t id, store_lease_done *done, v
     *r = (struct renewal){s, done, ctx, id};
     struct lease_left whole = {id, 0};
     struct wr *w = wr_new(WR_LEFT, sizeof(whole));
-    memcpy(w->own, &whole, sizeof(whole));
+    memcpy(wr_own(w), &whole, sizeof(whole));
     w->a = 1;
     w->cb.lease_done = renewed;
     w->ctx = r;

@@ -57,16 +57,9 @@ static void task_run(struct loop_work *lw) {
     case TASK_VACUUM: t->rc = vacuum(t); break;
     case TASK_MAX_: break;
     }
-    int64_t pages = 0, free_pages = 0;
-    struct err e = ERR_INIT;
-    if (t->rc == 0 && (t->rc = db_i64(d, ST_PAGE_COUNT, &pages, &e)) == 0 &&
-        (t->rc = db_i64(d, ST_FREE_COUNT, &free_pages, &e)) == 0) {
-        t->pages = (uint64_t)pages;
-        t->free_pages = (uint64_t)free_pages;
-        t->s->wr.pages = t->pages;
-    } else if (e.code) {
-        t->err = e;
-    }
+    writer_size(t->s);
+    t->pages = t->s->wr.pages;
+    t->free_pages = t->s->wr.free_pages;
     t->wal_frames = d->wal_frames;
     t->took_ns = clock_ns() - began;
 }
@@ -273,9 +266,9 @@ void store_aux_put(struct store *s, struct span bucket, struct span key, struct 
     size_t at = 0;
     for (int i = 0; i < 3; i++) {
         if (in[i].n) {
-            memcpy(w->own + at, in[i].p, in[i].n);
+            memcpy(wr_own(w) + at, in[i].p, in[i].n);
         }
-        w->s[i] = span_of(w->own + at, in[i].n);
+        w->s[i] = span_of(wr_own(w) + at, in[i].n);
         at += in[i].n;
     }
     w->flag = !value.p;

@@ -37,6 +37,7 @@ struct store_vfs {
     int n_shm;
     unsigned n_shm_users;
     sqlite3_int64 wal_size; /* of the file: zeros or frames up to here */
+    bool head_written;      /* page 1, with the number of pages and of free ones */
 };
 
 /* The real file follows in the same allocation. */
@@ -316,8 +317,18 @@ static bool behind_sync(const struct vfile *me, sqlite3_int64 at) {
     return !me->held.n && at > WAL_HEADER && (at - WAL_HEADER) % WAL_FRAME != 0;
 }
 
+/* The header of a frame for page 1. */
+static bool is_head(const void *p, int n, sqlite3_int64 at) {
+    static const uint8_t first[4] = {0, 0, 0, 1};
+    return n == WAL_FRAME - 4096 && (at - WAL_HEADER) % WAL_FRAME == 0 && !memcmp(p, first, 4);
+}
+
 static int wal_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at) {
     struct vfile *me = of(f);
+    if (is_head(p, n, at)) {
+        enter(f)->head_written = true;
+        leave(me->v, SQLITE_OK);
+    }
     bool next = at == me->held_at + (sqlite3_int64)me->held.n;
     if (me->held.n && (!next || me->held.n + (size_t)n > HELD_MAX)) {
         int rc = wal_flush(f);
@@ -486,6 +497,14 @@ uint64_t store_vfs_wal_bytes(struct store_vfs *v) {
     uint64_t n = (uint64_t)v->wal_size;
     leave(v, SQLITE_OK);
     return n;
+}
+
+bool store_vfs_head_written(struct store_vfs *v) {
+    sqlite3_mutex_enter(v->lock);
+    bool was = v->head_written;
+    v->head_written = false;
+    leave(v, SQLITE_OK);
+    return was;
 }
 
 void store_vfs_free(struct store_vfs *v) {

@@ -181,7 +181,7 @@ static int run_left(struct batch *b, struct wr *w) {
     sqlite3_stmt *st = db_stmt(d, ST_LEASE_LEFT, &w->err);
     int rc = st ? 0 : failed(&w->err);
     for (int64_t i = 0; i < w->a && rc == 0; i++) {
-        memcpy(&left, w->own + (size_t)i * sizeof(left), sizeof(left));
+        memcpy(&left, wr_own(w) + (size_t)i * sizeof(left), sizeof(left));
         sqlite3_bind_int64(st, 1, left.id);
         sqlite3_bind_int64(st, 2, left.left);
         rc = db_done(d, st, "keeping a lease's time", &w->err);
@@ -252,19 +252,7 @@ static int run_all(struct batch *b, struct wr **spoiler, struct err *e) {
             return w->rc;
         }
     }
-    int64_t pages = 0, free_pages = 0;
-    rc = db_i64(d, ST_PAGE_COUNT, &pages, e);
-    if (rc == 0) {
-        rc = db_i64(d, ST_FREE_COUNT, &free_pages, e);
-    }
-    if (rc == 0) {
-        rc = db_run(d, ST_COMMIT, e);
-    }
-    if (rc == 0) {
-        b->pages = (uint64_t)pages;
-        b->free_pages = (uint64_t)free_pages;
-    }
-    return rc;
+    return db_run(d, ST_COMMIT, e);
 }
 
 static void undo(struct batch *b, const struct writer *before) {
@@ -284,6 +272,23 @@ static void undo(struct batch *b, const struct writer *before) {
     }
 }
 
+/* The size of the file, after a commit. Both numbers are in page 1, and SQLite compiles these two statements each time. */
+void writer_size(struct store *s) {
+    struct writer *w = &s->wr;
+    if (w->size_known && !store_vfs_head_written(s->vfs)) {
+        return;
+    }
+    int64_t pages = 0, free_pages = 0;
+    struct err e = ERR_INIT;
+    int rc = db_i64(&w->db, ST_PAGE_COUNT, &pages, &e);
+    rc = rc < 0 ? rc : db_i64(&w->db, ST_FREE_COUNT, &free_pages, &e);
+    w->size_known = rc == 0; /* else looked at again after the next commit */
+    if (rc == 0) {
+        w->pages = (uint64_t)pages;
+        w->free_pages = (uint64_t)free_pages;
+    }
+}
+
 static void batch_run(struct loop_work *lw) {
     struct batch *b = CONTAINER_OF(lw, struct batch, w);
     struct writer *w = &b->s->wr, before = *w;
@@ -292,7 +297,7 @@ static void batch_run(struct loop_work *lw) {
         struct wr *spoiler = NULL;
         b->rc = run_all(b, &spoiler, &b->err);
         if (b->rc == 0) {
-            w->pages = b->pages;
+            writer_size(b->s);
             break;
         }
         undo(b, &before);
@@ -311,6 +316,8 @@ static void batch_run(struct loop_work *lw) {
     b->rev = w->rev;
     b->compact_rev = w->compact_rev;
     b->alarms = w->alarms;
+    b->pages = w->pages;
+    b->free_pages = w->free_pages;
     b->wal_frames = w->db.wal_frames;
     b->took_ns = clock_ns() - t0;
 }

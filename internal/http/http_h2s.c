@@ -102,7 +102,8 @@ static void on_alive(struct loop_timer *t) {
     loop_timer_start(c->s->l, t, wait, on_alive, "http keep-alive");
 }
 
-/* Pings are judged as gRPC's servers do it: each answer of ours forgives them. */
+/* Pings are judged as gRPC's servers do it: each frame of an answer forgives them. Clients ping while a long one comes, to
+ * measure the line. */
 static void on_ping(struct h2 *h, void *ctx) {
     struct hconn *c = ctx;
     uint64_t now = loop_now(c->s->l), min = c->s->o.keepalive.min_ns;
@@ -146,6 +147,7 @@ static void pull(struct h2 *h, int32_t sid, uint8_t *p, size_t max, struct h2_pu
         }
         ret->n = (size_t)n;
     }
+    c->answered |= ret->n > 0;
     size_t left = r->out.bytes - (ret->by_reference ? ret->n : 0);
     ret->eof = r->ended && !left;
     if (ret->eof && r->n_trailers) {

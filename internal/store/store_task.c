@@ -156,7 +156,8 @@ struct task *task_next(struct store *s, bool idle) {
     if ((idle || s->batches_since_task >= TASK_TURN) && wal_due(s, idle)) {
         return task_new(s, TASK_CHECKPOINT);
     }
-    if (s->task_failed) {
+    if (s->task_failed ||
+        s->wal.out) { /* what is added while a pass goes on, the write lane would have to move */
         return NULL;
     }
     bool sweep = s->sweeping && !s->pins;

@@ -315,6 +315,29 @@ TEST(store, snapshot_under_compaction) {
     box_fini(&b);
 }
 
+/* Pages that compaction writes while a checkpoint goes on would be left for the write lane to move: with a client that writes
+ * beside it, one put waited for six seconds. */
+TEST(store, compaction_rests_while_a_checkpoint_goes_on) {
+    struct box b = {0};
+    box_open(&b);
+    for (uint32_t i = 0; i < 20; i++) {
+        put_n(&b, 1, 200, i);
+    }
+    box_rest(&b);
+    b.s->sweeping = true;
+    b.s->wal.out = true;
+    ASSERT(!task_next(b.s, true));
+    ASSERT(!task_next(b.s, false));
+    b.s->wal.out = false;
+    b.s->rest_until = 0;
+    struct task *t = task_next(b.s, true);
+    ASSERT(t);
+    ASSERT_EQ(TASK_SWEEP, t->kind);
+    free(t);
+    b.s->sweeping = false;
+    box_fini(&b);
+}
+
 /* A commit does not make the file longer: it writes where zeros or old frames are. */
 TEST(store, commits_overwrite) {
     struct box b = {0};

@@ -95,9 +95,10 @@ void kv_text(struct buf *b, const struct lin_kv *k);
 void op_text(struct buf *b, const struct lin_op *op, const char *kind);
 const char *op_encode(struct buf *b, const struct lin_op *op, uint32_t luck); /* the path */
 void op_answer(struct buf *b, const struct lin_op *op, const char *path, struct span msg);
-/* A WatchResponse as lines; *ret_next: the revision after the last event or progress of watch `of`. */
+/* A WatchResponse as lines. */
 struct watch_news {
-    int64_t id, rev, next;
+    int64_t id, rev;
+    int64_t next; /* where the watch goes on when it is cut off after this; 0: where it would have before */
     bool created, canceled, progress;
 };
 NODISCARD int watch_lines(struct buf *b, struct span msg, int64_t stream, int64_t watch, struct watch_news *ret);

@@ -496,13 +496,13 @@ int watch_lines(struct buf *b, struct span msg, int64_t stream, int64_t watch,
         case 7: fragment = f.v != 0; break;
         case 11:
             event_text(&events, f.bytes, &mod);
-            n.next = mod + 1;
             break;
         default: break;
         }
     }
     long long rev = (long long)n.rev, id = (long long)watch;
     if (events.n) {
+        n.next = fragment ? 0 : mod + 1; /* parts without their end are given again */
         buf_fmt(b, "ev %lld %lld %d", id, rev, fragment);
         buf_span(b, buf_view(&events));
         buf_u8(b, '\n');

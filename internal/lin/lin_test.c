@@ -38,6 +38,18 @@ static bool fine(const char *history) {
 #define PUT_B "call 2 1 put +3=8/0^\nret 2 ok 3 1 +3=7@2/2/1/0\n"
 #define SEE_B "ev 1 3 0 +3=8@2/3/2/0^3=7@2/2/1/0\n"
 
+/* Fragments without their last are no message: whoever is cut off there goes on where it was before them. */
+TEST(lin, fragments_that_are_cut_off) {
+#define IN_PARTS \
+    WATCH_ALL PUT_A PUT_B "ev 1 3 1 +3=7@2/2/1/0\ncall 3 1 put +4=9/0\nret 3 ok 4 1 +\n"
+    ASSERT(fine(IN_PARTS "watch 2 2 0 16 2 0 1\ncreated 2 4\n"
+                         "ev 2 4 1 +3=7@2/2/1/0\nev 2 4 1 +3=8@2/3/2/0^3=7@2/2/1/0\n"
+                         "ev 2 4 0 +4=9@4/4/1/0\n"));
+    ASSERT(flags(IN_PARTS "watch 2 2 0 16 3 0 1\ncreated 2 4\n"
+                          "ev 2 4 0 +3=8@2/3/2/0^3=7@2/2/1/0 +4=9@4/4/1/0\n",
+                 LIN_GAP));
+}
+
 TEST(lin, right_histories) {
     ASSERT(fine(WATCH_ALL PUT_A SEE_A PUT_B SEE_B
                 "call 3 2 get :0:16@0#0\nret 3 ok 3 1 :1,0,3=8@2/3/2/0\n"));

@@ -118,6 +118,7 @@ struct kubelet {
     struct loop_timer relist;
     /* node */
     struct loop_timer lease_timer, status_timer;
+    unsigned lease_fails, node_fails; /* in a row */
     bool is_stopped; /* answers that still come are ignored */
     bool api_is_lost, is_registered, is_ready, lease_exists, node_busy, node_again, going_down;
     char down_reason[64];

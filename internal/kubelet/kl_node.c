@@ -13,7 +13,8 @@
 #include <unistd.h>
 
 #define TAGS_ANNOTATION "kfarm.dev/applied-tags"
-enum { LEASE_S = 40, RENEW_S = 10, STATUS_S = 300, UNREADY_S = 1, RETRY_S = 2 };
+enum { LEASE_S = 40, RENEW_S = 10, STATUS_S = 300, UNREADY_S = 1 };
+enum { RETRY_MIN_MS = 40, RETRY_MAX_MS = 2000, LIM_DOUBLINGS = 6 };
 
 static struct kref node_ref(const struct kubelet *k, const char *sub) {
     return (struct kref){.group = "",
@@ -294,6 +295,14 @@ static struct json *tags_patch(struct kubelet *k, struct json_doc *d, const stru
 
 /* ---- the cycle: tags, then status ---- */
 
+/* A server that is just starting, as this host's own does beside us, is asked again soon: until the node is registered no pod
+ * runs here. */
+static uint64_t retry_ns(unsigned *fails) {
+    uint64_t ms = (uint64_t)RETRY_MIN_MS << *fails;
+    *fails += *fails < LIM_DOUBLINGS;
+    return (ms < RETRY_MAX_MS ? ms : RETRY_MAX_MS) * NS_PER_MS;
+}
+
 /* A server that stays away is told about once, not every two seconds. */
 static void complain(struct kubelet *k, const char *what, const struct err *e) {
     if (!k->api_is_lost) {
@@ -326,7 +335,8 @@ static void cycle_end(struct kubelet *k, bool ok) {
         return;
     }
     bool ready = k->rt_ready && k->net_ready;
-    again_in(k, !ok ? RETRY_S * NS_PER_S : ready ? STATUS_S * NS_PER_S : UNREADY_S * NS_PER_S);
+    k->node_fails = ok ? 0 : k->node_fails;
+    again_in(k, !ok ? retry_ns(&k->node_fails) : (ready ? STATUS_S : UNREADY_S) * NS_PER_S);
 }
 
 static void on_status_sent(void *ctx, int rc, struct json *obj, const struct err *e) {
@@ -543,9 +553,10 @@ static void on_lease(void *ctx, int rc, struct json *obj, const struct err *e) {
     } else if (rc == 0 || rc == -ERR_EXISTS) {
         wait = k->lease_exists || rc == 0 ? wait : 0;
         k->lease_exists = true;
+        k->lease_fails = 0;
     } else {
         complain(k, "lease not renewed, trying again", e);
-        wait = RETRY_S * NS_PER_S;
+        wait = retry_ns(&k->lease_fails);
     }
     loop_timer_start(k->l, &k->lease_timer, wait, on_lease_timer, "node lease");
 }

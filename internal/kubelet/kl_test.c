@@ -2,6 +2,7 @@
 #include "internal/t/t.h"
 
 #include "internal/base/rand.h"
+#include "internal/http/http.h"
 #include "internal/log/log.h"
 #include "internal/sys/sys.h"
 
@@ -106,6 +107,7 @@ struct later {
         kubelet_image_cb *image;
         kubelet_list_cb *list;
         kubelet_exec_cb *exec;
+        kubelet_info_cb *info;
     } cb;
     void *ctx;
     char id[16];
@@ -130,6 +132,10 @@ static void fire(struct loop_timer *t) {
         w->cb.image(w->ctx, 0, "sha256:1", &e);
     } else if (w->kind == 4) {
         w->cb.exec(w->ctx, 0, f->exec_exit, SPAN_EMPTY, &e);
+    } else if (w->kind == 5) {
+        const struct kubelet_runtime_info i = {
+            .version = "1", .ready = true, .network_ready = true, .reason = "", .message = ""};
+        w->cb.info(w->ctx, 0, &i, &e);
     } else {
         struct kubelet_sandbox_status s = {.id = f->sandbox,
                                            .ns = "d",
@@ -263,7 +269,11 @@ static void f_exec(void *rt, const char *id, const char *const *argv, size_t n, 
     note(rt, what);
     soon(rt, 4, ctx)->cb.exec = done;
 }
+static void f_info(void *rt, kubelet_info_cb *done, void *ctx) {
+    soon(rt, 5, ctx)->cb.info = done;
+}
 static const struct kubelet_runtime_ops fake_ops = {.name = "fake",
+                                                    .info = f_info,
                                                     .list = f_list,
                                                     .sandbox_start = f_sandbox_start,
                                                     .sandbox_stop = f_sandbox_stop,
@@ -504,6 +514,64 @@ TEST(kubelet, hooks_that_cannot_be_had_fail_with_their_reason) {
     add_text(&b, HOOKED("Never", "\"postStart\":{\"tcpSocket\":{\"port\":1}}"));
     run_for(&b, 2 * NS_PER_S);
     ASSERT_STREQ("sandbox create:c-0 stop:30 sandbox-stop ", b.f.log);
+    bench_stop(&b);
+}
+
+/* ---- the node ---- */
+
+/* An API server that is starting until starts_ns, and then lacks what it is asked for and takes what it is given. */
+struct starting {
+    struct loop *l;
+    uint64_t starts_ns, created_ns;
+    unsigned refused;
+};
+
+static void on_api(struct http_req *r, void *ctx) {
+    struct starting *s = ctx;
+    bool is_post = span_eq_str(http_req_method(r), "POST");
+    if (loop_now(s->l) < s->starts_ns) {
+        s->refused++;
+        http_respond(r, 503, "application/json", NULL, 0, SPAN_LIT("{\"kind\":\"Status\"}"));
+    } else if (is_post) {
+        bool first = !s->created_ns && span_ends(http_req_path(r), "/nodes");
+        s->created_ns = first ? loop_now(s->l) : s->created_ns;
+        http_respond(r, 201, "application/json", NULL, 0, SPAN_LIT("{}"));
+    } else {
+        http_respond(r, 404, "application/json", NULL, 0, SPAN_LIT("{\"kind\":\"Status\"}"));
+    }
+}
+
+TEST(kubelet, the_node_is_registered_soon_after_the_server_started) {
+    struct bench b;
+    struct err e = ERR_INIT;
+    bench_start(&b);
+    AUTO_FREE char *path = str_fmt("%s/api.sock", b.dir);
+    AUTO_FREE char *url = str_fmt("unix://%s", path);
+    struct starting s = {.l = b.f.l, .starts_ns = loop_now(b.f.l) + 100 * NS_PER_MS};
+    const struct http_server_opts so = {.handler = {on_api, &s}, .h2c = true, .name = "api"};
+    const struct kclient_opts ko = {.server = url};
+    struct http_server *server;
+    ASSERT_OK(http_server_new(b.f.l, &so, &server, &e), &e);
+    int fd = sys_listen_unix(path, 0600, &e);
+    ASSERT(fd >= 0);
+    ASSERT_OK(http_server_listen(server, fd, &e), &e);
+    kclient_free(b.client);
+    ASSERT_OK(kclient_new(b.f.l, &ko, &b.client, &e), &e);
+    b.k->c = b.client;
+    kubelet_set_tags(b.k, NULL, NULL);
+    ASSERT_OK(kl_node_start(b.k, &e), &e);
+    run_for(&b, NS_PER_S);
+    ASSERT(s.refused > 0);
+    ASSERT(s.created_ns >= s.starts_ns && s.created_ns < s.starts_ns + 200 * NS_PER_MS);
+    /* One that stays away is not hammered: every two seconds by the node and by its Lease, and the informer's list. */
+    s.starts_ns = UINT64_MAX;
+    b.k->is_registered = false;
+    kl_node_refresh(b.k);
+    run_for(&b, 30 * NS_PER_S);
+    s.refused = 0;
+    run_for(&b, 60 * NS_PER_S);
+    ASSERT(s.refused >= 40 && s.refused <= 75);
+    http_server_free(server);
     bench_stop(&b);
 }
 

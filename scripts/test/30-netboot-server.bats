@@ -53,6 +53,8 @@ OBJECTS
     wait_until tenant_fetch blue
     wait_until planned red-1
     wait_until planned blue-1
+    wait_until t red get namespace default
+    wait_until t blue get namespace default
 }
 teardown_file() {
     [ -z "${CLI:-}" ] || ip netns del "$CLI"
@@ -114,10 +116,10 @@ power_on() {
     ! openssl x509 -in "$WORK/n.crt" -noout -checkend 900 || false
     kubeconfig_split "$WORK/red.kubeconfig"
     kubeconfig_split "$WORK/blue.kubeconfig"
-    code() { client curl -sk -o /dev/null -w '%{http_code}' --cert "$WORK/n.crt" --key "$WORK/n.key" "$1"; }
-    [ "$(code "$(cat "$WORK/red.server")/api/v1/nodes")" = 403 ] # known there, and may do next to nothing
-    [ "$(code "$(cat "$WORK/blue.server")/api/v1/nodes")" = 401 ]
-    [ "$(code https://10.88.0.1:6443/api/v1/nodes)" = 401 ]
+    answers() { expect_code "$1" client curl -k --cert "$WORK/n.crt" --key "$WORK/n.key" "$2"; }
+    answers 403 "$(cat "$WORK/red.server")/api/v1/nodes" # known there, and may do next to nothing
+    answers 401 "$(cat "$WORK/blue.server")/api/v1/nodes"
+    answers 401 https://10.88.0.1:6443/api/v1/nodes
     # Once: another key is refused.
     openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$WORK/o.key" -out "$WORK/o.csr" -subj /CN=x
     body=$(jq -n --arg t "$ticket" --rawfile c "$WORK/o.csr" '{ticket: $t, csr: $c}')

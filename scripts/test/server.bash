@@ -1,6 +1,8 @@
 # server.bash: loaded by the tests of the whole server. Each test file has a network namespace of its own (as each test of
 # the product has its folder), so that ports, DHCP and addresses never meet those of the machine or of another test.
 
+load expect.bash
+
 KFARM=${KFARM:-$BATS_TEST_DIRNAME/../../build/kfarm}
 KFARM=$(readlink -f "$KFARM")
 EXAMPLES=$BATS_TEST_DIRNAME/../../docs/examples

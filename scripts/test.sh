@@ -66,6 +66,19 @@ run() {
     fi
 }
 
+# explain <log> <lines>: the failed cases with what explains each, or how the log ends; no more than so many lines.
+explain() {
+    awk -v most="$2" '
+        NR == FNR { cases += /^not ok / && !/# *TODO/; last = FNR; next }
+        FNR == 1 { part = cases ? int(most / cases) - 1 : 0; part = part < 1 ? 1 : part > 12 ? 12 : part }
+        /^not ok / { left = /# *TODO/ ? 0 : part; told += left; if (left) { print; next } }
+        /^\[ *(ERROR|LINE|FAILED) *\]|error:|ERROR: |WARNING: ThreadSanitizer/ && !cases { print; told++; next }
+        /^#/ && left { print; left--; next }
+        { left = 0; tail[FNR % 12] = $0 }
+        END { for (i = last - 11; !told && i <= last; i++) { if (i > 0) { print tail[i % 12] } } }' "$1" "$1" |
+        cut -c1-240 | head -n "$2" | sed 's/^/    | /'
+}
+
 mkdir -p "$logs"
 rm -f "$logs"/*.log
 jobs=-j$(nproc)
@@ -108,6 +121,10 @@ while read -r file; do
 done < <(printf '%s\n' ${files[@]+"${files[@]}"} | sort)
 
 echo "== $((SECONDS - began)) s, logs in build/test-logs${broken[*]:+; failed: ${broken[*]}}"
+for name in ${broken[@]+"${broken[@]}"}; do # the end of the output alone tells what failed and why
+    echo "FAILED  $name"
+    explain "$logs/${name//\//_}.log" $((60 / ${#broken[@]}))
+done | head -60
 if [ $skipped = 0 ]; then
     echo "$passed passed, $failed failed"
 else

@@ -65,21 +65,31 @@ static void add(struct sum *s, const struct round_result *r) {
     s->stalls += r->n_stalls;
 }
 
-static void report(const struct lin_opts *o, const struct round_result *r, const struct err *e) {
-    printf("# round %s %llu: %s%s\n", lin_scenario_names[o->scenario], (unsigned long long)o->seed,
-           r->why, e->code ? e->msg : "");
-    print_findings(&r->v);
-    printf("#   history: %s; judge it again: kfarm-lin check FILE;\n"
-           "#   another of its kind: kfarm-lin run KFARM FAULTY KEEP %llu %s=1\n",
-           r->history, (unsigned long long)o->seed, lin_scenario_names[o->scenario]);
+enum { REPORTED = 3, TOLD = 4 }; /* failed rounds of a scenario, findings of a round */
+
+/* The first line repeats it: as a TAP reader has it, after "not ok". */
+static void report(struct buf *b, const struct lin_opts *o, const struct round_result *r,
+                   const struct err *e) {
+    const char *name = lin_scenario_names[o->scenario];
+    long long seed = (long long)o->seed;
+    buf_fmt(b, "# seed %lld: %s%s%s\n", seed, r->why, e->code ? e->msg : "",
+            r->v.n ? " its history is wrong:" : "");
+    for (size_t i = 0; i < r->v.n && i < TOLD; i++) {
+        buf_fmt(b, "#   line %zu: %s: %s\n", r->v.v[i].line, lin_rule_name(r->v.v[i].rule),
+                r->v.v[i].text);
+    }
+    buf_fmt(b,
+            "#   %zu findings; kfarm-lin check %s; once more: kfarm-lin run %s %s %s %lld %s=1\n",
+            r->v.n, r->history, o->kfarm, o->faulty, o->keep, seed, name);
 }
 
-/* Failing rounds are told at once; after three of a scenario the rest of it would tell nothing new. */
+/* After three failed rounds of a scenario the rest of it would tell nothing new. */
 static bool scenario(struct lin_opts *o, unsigned rounds, unsigned no) {
     struct sum s = {0};
     uint64_t first = o->seed, from = clock_ns();
     unsigned done = 0;
-    for (; done < rounds && s.bad < 3; done++, o->seed++) {
+    AUTO(buf) struct buf reports = BUF_INIT(1 << 20);
+    for (; done < rounds && s.bad < REPORTED; done++, o->seed++) {
         struct round_result r;
         struct err e = ERR_INIT;
         int rc = round_run(o, &r, &e);
@@ -87,18 +97,18 @@ static bool scenario(struct lin_opts *o, unsigned rounds, unsigned no) {
         if (rc < 0 || r.failed) {
             s.bad++;
             if (o->scenario != LIN_S_LIE) {
-                report(o, &r, &e);
+                report(&reports, o, &r, &e);
             } else if (r.history[0]) {
                 unlink(r.history);
             }
         }
-        fflush(stdout);
     }
     bool good = o->scenario == LIN_S_LIE ? s.bad > 0 : s.bad == 0;
     printf("%s %u store %s: %u rounds of %s from seed %llu\n", !good ? "not ok" : "ok", no,
            lin_scenario_names[o->scenario], done,
            o->scenario == LIN_S_KILL || o->scenario == LIN_S_STOP ? o->kfarm : o->faulty,
            (unsigned long long)first);
+    fwrite(reports.p, 1, reports.n, stdout);
     printf("#   %lu operations, %lu of unknown outcome, %lu watched events, %lu starts; %lu power "
            "losses, "
            "%lu failed calls, %lu pages lost, %lu checkpointed, %lu snapshots restored; %.1f s\n",

@@ -494,9 +494,7 @@ int watch_lines(struct buf *b, struct span msg, int64_t stream, int64_t watch,
         case 4: n.canceled = f.v != 0; break;
         case 5: compacted = (int64_t)f.v; break;
         case 7: fragment = f.v != 0; break;
-        case 11:
-            event_text(&events, f.bytes, &mod);
-            break;
+        case 11: event_text(&events, f.bytes, &mod); break;
         default: break;
         }
     }

@@ -146,6 +146,27 @@ bool role_revoke(struct role *r, struct span key, struct span end) {
     return false;
 }
 
+static void auth_free(struct auth *a) {
+    if (!a) {
+        return;
+    }
+    struct map_iter it = {0};
+    struct map_entry *me;
+    while (map_next(&a->tokens, &it, &me)) {
+        free(map_del(&a->tokens, span_of(me->key, me->n)));
+    }
+    map_fini(&a->tokens);
+    for (size_t i = 0; i < a->n_roles; i++) {
+        role_fini(&a->roles[i]);
+    }
+    free(a->roles);
+    for (size_t i = 0; i < a->n_users; i++) {
+        user_free(a->users[i]);
+    }
+    free(a->users);
+    free(a);
+}
+
 /* ---- records ---- */
 
 void enc_perm(struct buf *b, uint32_t no, const struct perm *p) {
@@ -237,7 +258,131 @@ int auth_load(struct storesrv *v, struct err *e) {
     return 0;
 }
 
-void user_save(struct storesrv *v, const struct user *u) {
+/* ---- changes ---- */
+
+struct waiting {
+    struct list link;
+    void (*go)(void *ctx);
+    void *ctx;
+};
+
+/* The users of `a` know what they become. */
+static struct auth *copy(const struct auth *a) {
+    struct auth *to = new_zero(struct auth);
+    to->enabled = a->enabled;
+    to->rev = a->rev;
+    for (size_t i = 0; i < a->n_users; i++) {
+        struct user *from = a->users[i], *u = user_new(to, span_str(from->name));
+        free(u->hash);
+        u->hash = str_dup(from->hash);
+        u->no_password = from->no_password;
+        for (size_t k = 0; k < from->n; k++) {
+            user_add_role(u, span_str(from->roles[k]));
+        }
+        from->next = u;
+    }
+    for (size_t i = 0; i < a->n_roles; i++) {
+        const struct role *from = &a->roles[i];
+        struct role *r = role_new(to, span_str(from->name));
+        for (size_t k = 0; k < from->n; k++) {
+            const struct perm *q = &from->perms[k];
+            r->perms = one_more(r->perms, r->n, sizeof(*r->perms));
+            r->perms[r->n++] = perm_new(q->type, q->key, q->end);
+        }
+    }
+    return to;
+}
+
+/* The copy is in force from here on; whose user lives on keeps his tokens. */
+static void adopt(struct storesrv *v, struct auth *own_a) {
+    struct auth *old = v->auth;
+    struct map_iter it = {0};
+    struct map_entry *me;
+    while (map_next(&old->tokens, &it, &me)) {
+        struct token *t = me->value;
+        t->user = t->user->next;
+        if (!t->user) {
+            free(map_del(&old->tokens, span_of(me->key, me->n)));
+        }
+    }
+    own_a->tokens = old->tokens;
+    own_a->next_token = old->next_token;
+    old->tokens = (struct map){0};
+    auth_free(old);
+    v->auth = own_a;
+}
+
+static void change_free(struct auth_change *g) {
+    if (g) {
+        auth_free(g->a);
+        free(g);
+    }
+}
+
+bool auth_busy(const struct storesrv *v) {
+    return v->change && v->change->n_left;
+}
+
+void auth_wait(struct storesrv *v, void (*go)(void *ctx), void *ctx) {
+    struct waiting *w = new_zero(struct waiting);
+    *w = (struct waiting){.go = go, .ctx = ctx};
+    list_add_tail(&v->changes, &w->link);
+}
+
+struct auth_change *auth_begin(struct storesrv *v) {
+    CHECK(!auth_busy(v));
+    change_free(v->change);
+    v->change = new_zero(struct auth_change);
+    *v->change = (struct auth_change){.v = v, .a = copy(v->auth)};
+    return v->change;
+}
+
+static void stored(void *ctx, int rc, const struct err *e) {
+    struct auth_change *g = ctx;
+    struct storesrv *v = g->v;
+    g->n_stored += rc == 0;
+    if (rc < 0 && g->rc == 0) {
+        g->rc = rc;
+        g->err = *e;
+    }
+    if (--g->n_left) {
+        return;
+    }
+    v->change = NULL;
+    if (g->rc == 0) {
+        adopt(v, TAKE(g->a));
+    } else if (g->n_stored) {
+        struct err mine = ERR_INIT;
+        IGNORE_ERR(auth_load(v, &mine), "a part is stored; the caller hears of the first error");
+    }
+    if (g->done) {
+        g->done(g->ctx, g->rc, g->rc < 0 ? &g->err : NULL);
+    }
+    change_free(g);
+    while (!auth_busy(v) && !list_empty(&v->changes)) {
+        struct waiting *w = CONTAINER_OF(v->changes.next, struct waiting, link);
+        list_del(&w->link);
+        w->go(w->ctx);
+        free(w);
+    }
+}
+
+static void put(struct auth_change *g, const char *bucket, struct span key, struct span value) {
+    g->n_left++;
+    store_aux_put(g->v->st, span_str(bucket), key, value, stored, g);
+}
+
+void auth_commit(struct auth_change *g, store_done *done, void *ctx) {
+    uint8_t on = g->a->enabled;
+    AUTO(buf) struct buf rev = BUF_INIT(8);
+    buf_be64(&rev, g->a->rev);
+    g->done = done;
+    g->ctx = ctx;
+    put(g, "auth", SPAN_LIT("authEnabled"), span_of(&on, 1));
+    put(g, "auth", SPAN_LIT("authRevision"), buf_view(&rev));
+}
+
+void user_save(struct auth_change *g, const struct user *u) {
     AUTO(buf) struct buf b = BUF_INIT(1 << 20);
     wire_bytes(&b, 1, span_str(u->name));
     wire_bytes(&b, 2, span_str(u->hash));
@@ -249,22 +394,23 @@ void user_save(struct storesrv *v, const struct user *u) {
         wire_bool(&b, 1, true);
         wire_end(&b, m);
     }
-    store_aux_put(v->st, SPAN_LIT("authUsers"), span_str(u->name), buf_view(&b), NULL, NULL);
+    put(g, "authUsers", span_str(u->name), buf_view(&b));
 }
 
-void role_save(struct storesrv *v, const struct role *r) {
+void role_save(struct auth_change *g, const struct role *r) {
     AUTO(buf) struct buf b = BUF_INIT(64 << 20);
     wire_bytes(&b, 1, span_str(r->name));
     for (size_t i = 0; i < r->n; i++) {
         enc_perm(&b, 2, &r->perms[i]);
     }
-    store_aux_put(v->st, SPAN_LIT("authRoles"), span_str(r->name), buf_view(&b), NULL, NULL);
+    put(g, "authRoles", span_str(r->name), buf_view(&b));
 }
 
 /* One record less; what pointed to the user or role is the caller's to see to. */
-void user_remove(struct storesrv *v, struct user *u) {
-    struct auth *a = v->auth;
-    store_aux_put(v->st, SPAN_LIT("authUsers"), span_str(u->name), SPAN_EMPTY, NULL, NULL);
+void user_remove(struct auth_change *g, struct user *u) {
+    struct auth *a = g->a;
+    put(g, "authUsers", span_str(u->name), SPAN_EMPTY);
+    tokens_drop(g, u);
     for (size_t i = 0; i < a->n_users; i++) {
         if (a->users[i] == u) {
             a->users[i] = a->users[--a->n_users];
@@ -274,22 +420,20 @@ void user_remove(struct storesrv *v, struct user *u) {
     user_free(u);
 }
 
-void role_remove(struct storesrv *v, struct role *r) {
-    struct auth *a = v->auth;
-    store_aux_put(v->st, SPAN_LIT("authRoles"), span_str(r->name), SPAN_EMPTY, NULL, NULL);
+void role_remove(struct auth_change *g, struct role *r) {
+    struct auth *a = g->a;
+    put(g, "authRoles", span_str(r->name), SPAN_EMPTY);
     role_fini(r);
     *r = a->roles[--a->n_roles];
 }
 
 /* ---- tokens ---- */
 
-void tokens_drop(struct auth *a, const struct user *u) {
-    struct map_iter it = {0};
-    struct map_entry *me;
-    while (map_next(&a->tokens, &it, &me)) {
-        struct token *t = me->value;
-        if (!u || t->user == u) {
-            free(map_del(&a->tokens, span_of(me->key, me->n)));
+void tokens_drop(struct auth_change *g, const struct user *u) {
+    const struct auth *now = g->v->auth;
+    for (size_t i = 0; i < now->n_users; i++) {
+        if (!u || now->users[i]->next == u) {
+            now->users[i]->next = NULL;
         }
     }
 }
@@ -331,19 +475,7 @@ char *token_new(struct storesrv *v, struct user *u) {
     return text;
 }
 
-void auth_free(struct auth *a) {
-    if (!a) {
-        return;
-    }
-    tokens_drop(a, NULL);
-    map_fini(&a->tokens);
-    for (size_t i = 0; i < a->n_roles; i++) {
-        role_fini(&a->roles[i]);
-    }
-    free(a->roles);
-    for (size_t i = 0; i < a->n_users; i++) {
-        user_free(a->users[i]);
-    }
-    free(a->users);
-    free(a);
+void auth_fini(struct storesrv *v) {
+    change_free(v->change);
+    auth_free(v->auth);
 }

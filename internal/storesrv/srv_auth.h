@@ -24,6 +24,7 @@ struct user {
     char **roles;      /* sorted */
     size_t n;
     bool no_password;
+    struct user *next; /* what it becomes in the change under way; NULL: its tokens end with it */
 };
 struct token {
     struct user *user;
@@ -40,22 +41,37 @@ struct auth {
     uint64_t next_token;
 };
 
-/* ---- srv_auth.c: changes are in memory at once; _save and _remove store them, in order ---- */
+/* ---- srv_auth.c ---- */
 NODISCARD int auth_load(struct storesrv *v, struct err *e);
-void auth_free(struct auth *a);
+void auth_fini(struct storesrv *v);
+
+/* A change is made on a copy, which is in force once all of it is stored, and never when that fails. One at a time. */
+struct auth_change {
+    struct storesrv *v;
+    struct auth *a; /* the copy */
+    size_t n_left, n_stored;
+    int rc;
+    struct err err; /* the first */
+    store_done *done;
+    void *ctx;
+};
+bool auth_busy(const struct storesrv *v); /* a change is under way: */
+void auth_wait(struct storesrv *v, void (*go)(void *ctx), void *ctx); /* called when none is */
+struct auth_change *auth_begin(struct storesrv *v); /* what is not committed before the next is forgotten */
+void auth_commit(struct auth_change *g, store_done *done, void *ctx);
 
 struct user *user_find(const struct auth *a, struct span name);
 struct user *user_new(struct auth *a, struct span name);
-void user_save(struct storesrv *v, const struct user *u);
-void user_remove(struct storesrv *v, struct user *u); /* its tokens are dropped before */
+void user_save(struct auth_change *g, const struct user *u);
+void user_remove(struct auth_change *g, struct user *u);
 bool user_has(const struct user *u, struct span role);
 void user_add_role(struct user *u, struct span role);
 bool user_drop_role(struct user *u, struct span role); /* false: it had none */
 
 struct role *role_find(const struct auth *a, struct span name);
 struct role *role_new(struct auth *a, struct span name); /* earlier role pointers end */
-void role_save(struct storesrv *v, const struct role *r);
-void role_remove(struct storesrv *v, struct role *r);
+void role_save(struct auth_change *g, const struct role *r);
+void role_remove(struct auth_change *g, struct role *r);
 void role_grant(struct role *r, struct perm own_p);
 bool role_revoke(struct role *r, struct span key, struct span end); /* false: it had none */
 
@@ -65,7 +81,7 @@ void perm_fini(struct perm *p);
 
 char *token_new(struct storesrv *v, struct user *u); /* heap; NULL: too many */
 struct user *token_user(struct storesrv *v, struct span text); /* NULL: unknown or ended */
-void tokens_drop(struct auth *a, const struct user *u);        /* NULL: all */
+void tokens_drop(struct auth_change *g, const struct user *u); /* with the change; NULL: all */
 
 /* ---- srv_perm.c; more in srv_int.h ---- */
 /* The user of this name, or one with this role (.p NULL: does not count), or an administrator. */

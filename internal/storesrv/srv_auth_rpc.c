@@ -22,11 +22,6 @@ static void reply_ok(struct rpc *c) {
 
 static void changed(void *ctx, int rc, const struct err *e) {
     struct rpc *c = ctx;
-    if (rc < 0) {
-        struct err mine = ERR_INIT;
-        IGNORE_ERR(auth_load(c->v, &mine),
-                   "what is in memory must be what is stored; the caller hears of the first error");
-    }
     if (rpc_open(c) && rc < 0) {
         rpc_fail(c, e);
     } else if (rpc_open(c)) {
@@ -35,27 +30,21 @@ static void changed(void *ctx, int rc, const struct err *e) {
     rpc_unref(c);
 }
 
-/* The last writes of a change, whose completion answers. */
-static void commit(struct rpc *c) {
-    struct auth *a = c->v->auth;
-    uint8_t on = a->enabled;
-    AUTO(buf) struct buf rev = BUF_INIT(8);
-    buf_be64(&rev, a->rev);
-    store_aux_put(c->v->st, SPAN_LIT("auth"), SPAN_LIT("authEnabled"), span_of(&on, 1), NULL, NULL);
-    store_aux_put(c->v->st, SPAN_LIT("auth"), SPAN_LIT("authRevision"), buf_view(&rev), changed,
-                  rpc_ref(c));
+/* Its completion answers. */
+static void commit(struct rpc *c, struct auth_change *g) {
+    auth_commit(g, changed, rpc_ref(c));
 }
 
-static void commit_user(struct rpc *c, const struct user *u) {
-    user_save(c->v, u);
-    c->v->auth->rev++;
-    commit(c);
+static void commit_user(struct rpc *c, struct auth_change *g, const struct user *u) {
+    user_save(g, u);
+    g->a->rev++;
+    commit(c, g);
 }
 
-static void commit_role(struct rpc *c, const struct role *r) {
-    role_save(c->v, r);
-    c->v->auth->rev++;
-    commit(c);
+static void commit_role(struct rpc *c, struct auth_change *g, const struct role *r) {
+    role_save(g, r);
+    g->a->rev++;
+    commit(c, g);
 }
 
 struct args { /* every Auth request is a few of these */
@@ -95,6 +84,36 @@ static bool admin_args(struct rpc *c, struct span m, struct args *k) {
     return true;
 }
 
+/* A call that waits for the change under way. */
+struct held {
+    struct rpc *c;
+    void (*call)(struct rpc *c, struct span msg);
+    struct buf msg;
+};
+
+static void held_go(void *ctx) {
+    struct held *h = ctx;
+    if (rpc_open(h->c)) {
+        h->call(h->c, buf_view(&h->msg));
+    }
+    rpc_unref(h->c);
+    buf_fini(&h->msg);
+    free(h);
+}
+
+/* NULL: the answer is given, or `call` is called again when its turn comes. */
+static struct auth_change *change_args(struct rpc *c, struct span m, struct args *k,
+                                       void (*call)(struct rpc *c, struct span msg)) {
+    if (auth_busy(c->v)) {
+        struct held *h = new_zero(struct held);
+        *h = (struct held){rpc_ref(c), call, BUF_INIT(m.n + 1)};
+        buf_span(&h->msg, m);
+        auth_wait(c->v, held_go, h);
+        return NULL;
+    }
+    return admin_args(c, m, k) ? auth_begin(c->v) : NULL;
+}
+
 static void no_user(struct rpc *c) {
     rpc_status(c, 9, "etcdserver: user name not found");
 }
@@ -112,10 +131,11 @@ static void bad_password(struct rpc *c) {
 
 void auth_enable(struct rpc *c, struct span m) {
     struct args k;
-    struct auth *a = c->v->auth;
-    if (!admin_args(c, m, &k)) {
+    struct auth_change *g = change_args(c, m, &k, auth_enable);
+    if (!g) {
         return;
     }
+    struct auth *a = g->a;
     struct user *root = user_find(a, root_name);
     if (a->enabled) {
         reply_ok(c);
@@ -125,25 +145,26 @@ void auth_enable(struct rpc *c, struct span m) {
         rpc_status(c, 9, "etcdserver: root user does not have root role");
     } else {
         a->enabled = true;
-        tokens_drop(a, NULL);
-        commit(c); /* the revision stays */
+        tokens_drop(g, NULL);
+        commit(c, g); /* the revision stays */
     }
 }
 
 void auth_disable(struct rpc *c, struct span m) {
     struct args k;
-    struct auth *a = c->v->auth;
-    if (!admin_args(c, m, &k)) {
+    struct auth_change *g = change_args(c, m, &k, auth_disable);
+    if (!g) {
         return;
     }
+    struct auth *a = g->a;
     if (!a->enabled) {
         reply_ok(c);
         return;
     }
     a->enabled = false;
     a->rev++;
-    tokens_drop(a, NULL);
-    commit(c);
+    tokens_drop(g, NULL);
+    commit(c, g);
 }
 
 void auth_status(struct rpc *c, struct span m) {
@@ -178,8 +199,8 @@ static void pass_run(struct loop_work *w) {
     }
 }
 
-static void pass_done(struct loop_work *w) {
-    struct pass_job *j = CONTAINER_OF(w, struct pass_job, w);
+static void pass_then(void *ctx) {
+    struct pass_job *j = ctx;
     if (rpc_open(j->c)) {
         j->then(j);
     }
@@ -189,6 +210,15 @@ static void pass_done(struct loop_work *w) {
     free(j->name);
     free(j->hash);
     free(j);
+}
+
+static void pass_done(struct loop_work *w) {
+    struct pass_job *j = CONTAINER_OF(w, struct pass_job, w);
+    if (auth_busy(j->c->v)) {
+        auth_wait(j->c->v, pass_then, j);
+    } else {
+        pass_then(j);
+    }
 }
 
 /* hash NULL: makes one. */
@@ -214,7 +244,7 @@ static void pass_start(struct rpc *c, struct span name, struct span password, co
 static void authenticated(struct pass_job *j) {
     struct rpc *c = j->c;
     struct user *u = user_find(c->v->auth, span_str(j->name));
-    if (!j->ok || !u || u->no_password) {
+    if (!j->ok || !u || u->no_password || !str_eq(u->hash, j->hash)) { /* meanwhile changed */
         bad_password(c);
         return;
     }
@@ -252,32 +282,34 @@ void auth_authenticate(struct rpc *c, struct span m) {
 /* ---- users ---- */
 
 static void user_hashed(struct pass_job *j) {
-    struct auth *a = j->c->v->auth;
-    struct user *u = user_find(a, span_str(j->name));
+    struct rpc *c = j->c;
     if (!j->ok) {
-        rpc_status(j->c, 13, "etcdserver: the password cannot be hashed");
+        rpc_status(c, 13, "etcdserver: the password cannot be hashed");
         return;
     }
+    struct auth_change *g = auth_begin(c->v);
+    struct user *u = user_find(g->a, span_str(j->name));
     if (j->is_add != !u) { /* somebody was faster */
-        rpc_status(j->c, 9,
+        rpc_status(c, 9,
                    u ? "etcdserver: user name already exists" : "etcdserver: user name not found");
         return;
     }
     if (!u) {
-        u = user_new(a, span_str(j->name));
+        u = user_new(g->a, span_str(j->name));
     }
     free(u->hash);
     u->hash = TAKE(j->hash);
-    tokens_drop(a, u);
-    commit_user(j->c, u);
+    tokens_drop(g, u);
+    commit_user(c, g, u);
 }
 
 void auth_user_add(struct rpc *c, struct span m) {
     struct args k;
-    struct auth *a = c->v->auth;
-    if (!admin_args(c, m, &k)) {
+    struct auth_change *g = change_args(c, m, &k, auth_user_add);
+    if (!g) {
         return;
     }
+    struct auth *a = g->a;
     if (!k.one.n) {
         rpc_status(c, 3, "etcdserver: user name is empty");
     } else if (user_find(a, k.one)) {
@@ -287,7 +319,7 @@ void auth_user_add(struct rpc *c, struct span m) {
     } else if (k.no_password) {
         struct user *u = user_new(a, k.one);
         u->no_password = true;
-        commit_user(c, u);
+        commit_user(c, g, u);
     } else {
         pass_start(c, k.one, k.two, NULL, true, user_hashed);
     }
@@ -295,15 +327,17 @@ void auth_user_add(struct rpc *c, struct span m) {
 
 void auth_user_password(struct rpc *c, struct span m) {
     struct args k;
-    if (!admin_args(c, m, &k)) {
+    struct auth_change *g = change_args(c, m, &k, auth_user_password);
+    if (!g) {
         return;
     }
-    struct user *u = user_find(c->v->auth, k.one);
+    struct auth *a = g->a;
+    struct user *u = user_find(a, k.one);
     if (!u) {
         no_user(c);
     } else if (u->no_password) { /* it stays without one */
-        tokens_drop(c->v->auth, u);
-        commit_user(c, u);
+        tokens_drop(g, u);
+        commit_user(c, g, u);
     } else {
         pass_start(c, k.one, k.two, NULL, false, user_hashed);
     }
@@ -361,29 +395,30 @@ void auth_user_list(struct rpc *c, struct span m) {
 
 void auth_user_delete(struct rpc *c, struct span m) {
     struct args k;
-    struct auth *a = c->v->auth;
-    if (!admin_args(c, m, &k)) {
+    struct auth_change *g = change_args(c, m, &k, auth_user_delete);
+    if (!g) {
         return;
     }
+    struct auth *a = g->a;
     struct user *u = user_find(a, k.one);
     if (a->enabled && span_eq(k.one, root_name)) {
         bad_management(c);
     } else if (!u) {
         no_user(c);
     } else {
-        tokens_drop(a, u);
-        user_remove(c->v, u);
+        user_remove(g, u);
         a->rev++;
-        commit(c);
+        commit(c, g);
     }
 }
 
 void auth_user_grant(struct rpc *c, struct span m) {
     struct args k;
-    struct auth *a = c->v->auth;
-    if (!admin_args(c, m, &k)) {
+    struct auth_change *g = change_args(c, m, &k, auth_user_grant);
+    if (!g) {
         return;
     }
+    struct auth *a = g->a;
     struct user *u = user_find(a, k.one);
     if (!u) {
         no_user(c);
@@ -393,16 +428,17 @@ void auth_user_grant(struct rpc *c, struct span m) {
         reply_ok(c);
     } else {
         user_add_role(u, k.two);
-        commit_user(c, u);
+        commit_user(c, g, u);
     }
 }
 
 void auth_user_revoke(struct rpc *c, struct span m) {
     struct args k;
-    struct auth *a = c->v->auth;
-    if (!admin_args(c, m, &k)) {
+    struct auth_change *g = change_args(c, m, &k, auth_user_revoke);
+    if (!g) {
         return;
     }
+    struct auth *a = g->a;
     struct user *u = user_find(a, k.one);
     if (a->enabled && span_eq(k.one, root_name) && span_eq(k.two, root_name)) {
         bad_management(c);
@@ -411,7 +447,7 @@ void auth_user_revoke(struct rpc *c, struct span m) {
     } else if (!user_drop_role(u, k.two)) {
         rpc_status(c, 9, "etcdserver: role is not granted to the user");
     } else {
-        commit_user(c, u);
+        commit_user(c, g, u);
     }
 }
 
@@ -432,10 +468,11 @@ void auth_role_list(struct rpc *c, struct span m) {
 
 void auth_role_add(struct rpc *c, struct span m) {
     struct args k;
-    struct auth *a = c->v->auth;
-    if (!admin_args(c, m, &k)) {
+    struct auth_change *g = change_args(c, m, &k, auth_role_add);
+    if (!g) {
         return;
     }
+    struct auth *a = g->a;
     if (!k.one.n) {
         rpc_status(c, 3, "etcdserver: role name is empty");
     } else if (role_find(a, k.one)) {
@@ -443,7 +480,7 @@ void auth_role_add(struct rpc *c, struct span m) {
     } else if (a->n_roles >= LIM_ROLES) {
         rpc_status(c, 8, "etcdserver: too many roles");
     } else {
-        commit_role(c, role_new(a, k.one));
+        commit_role(c, g, role_new(a, k.one));
     }
 }
 
@@ -472,10 +509,11 @@ void auth_role_get(struct rpc *c, struct span m) {
 
 void auth_role_delete(struct rpc *c, struct span m) {
     struct args k;
-    struct auth *a = c->v->auth;
-    if (!admin_args(c, m, &k)) {
+    struct auth_change *g = change_args(c, m, &k, auth_role_delete);
+    if (!g) {
         return;
     }
+    struct auth *a = g->a;
     struct role *r = role_find(a, k.one);
     if (a->enabled && span_eq(k.one, root_name)) {
         bad_management(c);
@@ -484,12 +522,12 @@ void auth_role_delete(struct rpc *c, struct span m) {
     } else {
         for (size_t i = 0; i < a->n_users; i++) {
             if (user_drop_role(a->users[i], k.one)) {
-                user_save(c->v, a->users[i]);
+                user_save(g, a->users[i]);
             }
         }
-        role_remove(c->v, r);
+        role_remove(g, r);
         a->rev++;
-        commit(c);
+        commit(c, g);
     }
 }
 
@@ -501,10 +539,12 @@ static bool is_range(const struct perm *p) {
 void auth_role_grant(struct rpc *c, struct span m) {
     struct args k;
     struct perm p = {0};
-    if (!admin_args(c, m, &k)) {
+    struct auth_change *g = change_args(c, m, &k, auth_role_grant);
+    if (!g) {
         return;
     }
-    struct role *r = role_find(c->v->auth, k.one);
+    struct auth *a = g->a;
+    struct role *r = role_find(a, k.one);
     if (!k.two.p) {
         rpc_status(c, 3, "etcdserver: permission not given");
     } else if (dec_perm(k.two, &p) < 0) {
@@ -518,22 +558,24 @@ void auth_role_grant(struct rpc *c, struct span m) {
     } else {
         role_grant(r, p);
         p.own = NULL;
-        commit_role(c, r);
+        commit_role(c, g, r);
     }
     perm_fini(&p);
 }
 
 void auth_role_revoke(struct rpc *c, struct span m) {
     struct args k;
-    if (!admin_args(c, m, &k)) {
+    struct auth_change *g = change_args(c, m, &k, auth_role_revoke);
+    if (!g) {
         return;
     }
-    struct role *r = role_find(c->v->auth, k.one);
+    struct auth *a = g->a;
+    struct role *r = role_find(a, k.one);
     if (!r) {
         no_role(c);
     } else if (!role_revoke(r, k.two, k.three)) {
         rpc_status(c, 9, "etcdserver: permission is not granted to the role");
     } else {
-        commit_role(c, r);
+        commit_role(c, g, r);
     }
 }

@@ -11,6 +11,7 @@ struct rpc;
 struct route;
 struct wstream;
 struct auth;
+struct auth_change;
 struct srv_ns;
 struct cuts;
 
@@ -61,6 +62,8 @@ struct storesrv {
     struct loop_hook shared_hook;
     struct loop_timer shared_timer;
     struct auth *auth;
+    struct auth_change *change; /* of it, under way or forgotten */
+    struct list changes;        /* that wait */
     struct face face;  /* of listeners without a namespace */
     struct list faces; /* the others */
     struct list namespaces, grants; /* of struct srv_ns; of leases in namespaces, on their way */

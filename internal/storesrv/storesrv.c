@@ -94,6 +94,7 @@ int storesrv_new(struct loop *l, struct store *s, const struct storesrv_opts *o,
     v->started_wall_ns = clock_wall_ns();
     list_init(&v->rpcs);
     list_init(&v->answers);
+    list_init(&v->changes);
     list_init(&v->faces);
     list_init(&v->namespaces);
     list_init(&v->grants);
@@ -130,7 +131,7 @@ void storesrv_free(struct storesrv *v) {
     loop_hook_cancel(&v->shared_hook);
     watch_forget_shared(v);
     compactor_fini(&v->compactor);
-    auth_free(v->auth);
+    auth_fini(v);
     while (!list_empty(&v->faces)) {
         struct face *f = CONTAINER_OF(v->faces.next, struct face, link);
         list_del(&f->link);

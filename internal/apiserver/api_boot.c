@@ -2,13 +2,14 @@
 
 /* What a cluster has from its first moment: namespaces, RBAC defaults, priority classes, flow control, and the `kubernetes`
  * service. The first start writes all of it in a few transactions; later starts look only for what is missing, add rules
- * that upstream's reconciliation would add, and bring the addresses of the service up to date. */
+ * that upstream's reconciliation would add, and bring the addresses of the service up to date (api_peers.c). */
 
 enum { BOOT_TXN_OPS = 100 };
 
 struct boot {
     struct apiserver *a;
     struct store_txn *txn;
+    store_txn_done *done;
     size_t n_ops;
     char now[TIME_STR];
 };
@@ -40,6 +41,7 @@ static void boot_done(struct apiserver *a) {
     a->ready = true;
     uint64_t ms = (clock_ns() - a->started_ns) / NS_PER_MS;
     LOG_INFO("apiserver", "ready", F_U64("ms", ms), F_I64("rev", store_rev(a->store)));
+    api_peers_start(a);
     if (a->on_ready != NULL) {
         a->on_ready(a->ready_ctx);
     }
@@ -63,7 +65,7 @@ static void on_boot_txn(void *ctx, struct store_txn *t, int rc, const struct err
 static void boot_flush(struct boot *b) {
     if (b->txn != NULL) {
         b->a->n_boot_pending++;
-        store_txn(b->a->store, b->txn, on_boot_txn, b->a);
+        store_txn(b->a->store, b->txn, b->done, b->a);
         b->txn = NULL;
         b->n_ops = 0;
     }
@@ -197,24 +199,15 @@ static int boot_table(struct boot *b, struct err *e) {
 
 /* ---- the kubernetes service ---- */
 
-static struct json *https_port(struct json_doc *d, unsigned port) {
-    struct json *p = json_new_obj(d);
-    json_set_str(d, p, "name", "https");
-    json_set_i64(d, p, "port", port);
-    json_set_str(d, p, "protocol", "TCP");
-    return p;
-}
-
-static void service_spec(struct boot *b, struct json_doc *d, struct json *o) {
+static void service_spec(struct apiserver *a, struct json_doc *d, struct json *o) {
     struct json *labels = json_set_obj(d, json_get(o, "metadata"), "labels");
     json_set_str(d, labels, "component", "apiserver");
     json_set_str(d, labels, "provider", "kubernetes");
     struct json *spec = json_set_obj(d, o, "spec");
-    struct json *port = https_port(d, 443);
-    json_set_i64(d, port, "targetPort", b->a->advertise_port != 0 ? b->a->advertise_port : 6443);
-    json_push(json_set_arr(d, spec, "ports"), port);
-    json_set_str(d, spec, "clusterIP", api_svc_first_ip(b->a));
-    json_push_str(d, json_set_arr(d, spec, "clusterIPs"), api_svc_first_ip(b->a));
+    struct json *port = api_https_port(d, spec, 443);
+    json_set_i64(d, port, "targetPort", a->advertise_port != 0 ? a->advertise_port : 6443);
+    json_set_str(d, spec, "clusterIP", api_svc_first_ip(a));
+    json_push_str(d, json_set_arr(d, spec, "clusterIPs"), api_svc_first_ip(a));
     json_set_str(d, spec, "type", "ClusterIP");
     json_set_str(d, spec, "sessionAffinity", "None");
     json_push_str(d, json_set_arr(d, spec, "ipFamilies"), "IPv4");
@@ -222,74 +215,85 @@ static void service_spec(struct boot *b, struct json_doc *d, struct json *o) {
     json_set_str(d, spec, "internalTrafficPolicy", "Cluster");
 }
 
-static void endpoints_spec(struct boot *b, struct json_doc *d, struct json *o) {
-    struct json *labels = json_set_obj(d, json_get(o, "metadata"), "labels");
-    json_set_str(d, labels, "endpointslice.kubernetes.io/skip-mirror", "true");
-    struct json *sub = json_new_obj(d);
-    struct json *addr = json_new_obj(d);
-    json_set_str(d, addr, "ip", b->a->advertise_address);
-    json_push(json_set_arr(d, sub, "addresses"), addr);
-    json_push(json_set_arr(d, sub, "ports"), https_port(d, b->a->advertise_port));
-    json_push(json_set_arr(d, o, "subsets"), sub);
-}
+typedef void fill_fn(struct apiserver *a, struct json_doc *d, struct json *o);
 
-static void slice_spec(struct boot *b, struct json_doc *d, struct json *o) {
-    struct json *labels = json_set_obj(d, json_get(o, "metadata"), "labels");
-    json_set_str(d, labels, "kubernetes.io/service-name", "kubernetes");
-    json_set_str(d, o, "addressType",
-                 strchr(b->a->advertise_address, ':') != NULL ? "IPv6" : "IPv4");
-    struct json *ep = json_new_obj(d);
-    json_push_str(d, json_set_arr(d, ep, "addresses"), b->a->advertise_address);
-    json_set_bool(d, json_set_obj(d, ep, "conditions"), "ready", true);
-    json_push(json_set_arr(d, o, "endpoints"), ep);
-    json_push(json_set_arr(d, o, "ports"), https_port(d, b->a->advertise_port));
-}
-
-static int boot_kubernetes(struct boot *b, const char *group, const char *resource,
-                           void (*fill)(struct boot *b, struct json_doc *d, struct json *o),
-                           const char *part, struct err *e) {
-    struct api_res *res = api_res_find(b->a, group, resource);
-    if (res == NULL) {
-        return 0;
-    }
+/* Writes the object when it is missing or one of `parts` differs. */
+static int boot_kubernetes(struct boot *b, struct api_res *res, fill_fn *fill,
+                           const char *const parts[2], struct err *e) {
     AUTO(json_docp) struct json_doc *d = json_doc_new();
     struct json *want =
         kube_object_new(d, kube_api_version(res->kr), res->kr->kind, "default", "kubernetes");
-    fill(b, d, want);
+    fill(b->a, d, want);
     struct api_obj *o = api_cache_find(res, "default", "kubernetes");
     if (o == NULL) {
         return boot_put(b, res, d, want, NULL, NULL, e);
     }
     AUTO(json_docp) struct json_doc *have = NULL;
-    if (part == NULL || api_obj_parse(o, &have) < 0 ||
-        json_eq(json_get(json_root(have), part), json_get(want, part))) {
+    if (api_obj_parse(o, &have) < 0) {
         return 0;
     }
     struct json *obj = json_copy(d, json_root(have));
     const struct json *old = json_copy(d, obj);
-    json_set(d, obj, part, json_copy(d, json_get(want, part)));
-    if (strcmp(part, "endpoints") == 0) {
-        json_set(d, obj, "ports", json_copy(d, json_get(want, "ports")));
+    bool differs = false;
+    for (size_t i = 0; i < 2 && parts[i] != NULL; i++) {
+        differs = differs || !json_eq(json_get(obj, parts[i]), json_get(want, parts[i]));
+        json_set(d, obj, parts[i], json_copy(d, json_get(want, parts[i])));
     }
-    return boot_put(b, res, d, obj, o, old, e);
+    return differs ? boot_put(b, res, d, obj, o, old, e) : 0;
+}
+
+static int boot_service(struct boot *b, struct err *e) {
+    static const char *const parts[2] = {NULL};
+    return boot_kubernetes(b, b->a->services, service_spec, parts, e);
+}
+
+static int boot_endpoints(struct boot *b, struct err *e) {
+    static const char *const of_endpoints[2] = {"subsets"};
+    static const char *const of_slice[2] = {"endpoints", "ports"};
+    struct apiserver *a = b->a;
+    if (a->peers == NULL) {
+        return 0;
+    }
+    int rc =
+        boot_kubernetes(b, api_res_find(a, "", "endpoints"), api_peers_endpoints, of_endpoints, e);
+    return rc < 0 ? rc
+                  : boot_kubernetes(b, api_res_find(a, "discovery.k8s.io", "endpointslices"),
+                                    api_peers_slice, of_slice, e);
+}
+
+static void on_endpoints_txn(void *ctx, struct store_txn *t, int rc, const struct err *e) {
+    struct apiserver *a = ctx;
+    a->n_boot_pending--;
+    if (rc < 0) {
+        LOG_WARN("apiserver", "endpoints of the API servers not written, trying again later",
+                 F_ERR(e));
+    } else if (t->body.succeeded) {
+        api_boot_endpoints(a); /* somebody may have come or gone meanwhile */
+    }
+}
+
+void api_boot_endpoints(struct apiserver *a) {
+    struct boot b = {.a = a, .done = on_endpoints_txn};
+    struct err e = ERR_INIT;
+    if (a->n_boot_pending > 0 || a->closing) {
+        return;
+    }
+    time_rfc3339(clock_wall_ns() / NS_PER_S, b.now);
+    if (boot_endpoints(&b, &e) < 0) {
+        LOG_ERROR("apiserver", "making the endpoints of the API servers", F_ERR(&e));
+    }
+    boot_flush(&b);
 }
 
 void api_boot_start(struct apiserver *a) {
-    struct boot b = {.a = a};
+    struct boot b = {.a = a, .done = on_boot_txn};
     struct err e = ERR_INIT;
     time_rfc3339(clock_wall_ns() / NS_PER_S, b.now);
     a->n_boot_pending = 1;
     a->boot_failed = a->boot_lost = false;
     int rc = boot_table(&b, &e);
-    if (rc >= 0) {
-        rc = boot_kubernetes(&b, "", "services", service_spec, NULL, &e);
-    }
-    if (rc >= 0 && a->advertise_address != NULL) {
-        rc = boot_kubernetes(&b, "", "endpoints", endpoints_spec, "subsets", &e);
-        rc = rc >= 0 ? boot_kubernetes(&b, "discovery.k8s.io", "endpointslices", slice_spec,
-                                       "endpoints", &e)
-                     : rc;
-    }
+    rc = rc < 0 ? rc : boot_service(&b, &e);
+    rc = rc < 0 ? rc : boot_endpoints(&b, &e);
     boot_flush(&b);
     if (rc < 0) {
         LOG_ERROR("apiserver", "making the first objects", F_ERR(&e));

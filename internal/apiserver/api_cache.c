@@ -251,12 +251,18 @@ static bool cache_insert(struct api_res *res, size_t at, struct api_obj *o) {
     return true;
 }
 
+/* A key that is no object. */
+static void apply_other(struct apiserver *a, const struct store_kv *kv, bool gone) {
+    a->choice_rev = api_svc_is_choice(kv->key) ? kv->mod_rev : a->choice_rev;
+    api_peers_event(a, kv->key, gone);
+}
+
 static struct api_res *apply_event(struct apiserver *a, const struct store_event *ev) {
     struct api_res *res = NULL;
     struct span key;
     size_t ns_n = 0;
     if (!key_parse(a, ev->kv.key, &res, &key, &ns_n)) {
-        a->choice_rev = api_svc_is_choice(ev->kv.key) ? ev->kv.mod_rev : a->choice_rev;
+        apply_other(a, &ev->kv, ev->type == STORE_DELETE);
         return NULL;
     }
     size_t at = api_cache_lower(res, key);
@@ -367,7 +373,7 @@ static int on_scan(void *ctx, const struct store_kv *kv) {
     struct span key;
     size_t ns_n = 0;
     if (!key_parse(a, kv->key, &res, &key, &ns_n)) {
-        a->choice_rev = api_svc_is_choice(kv->key) ? kv->mod_rev : a->choice_rev;
+        apply_other(a, kv, false);
         return 0;
     }
     if (res->n_fresh == res->cap_fresh) {
@@ -467,6 +473,7 @@ int api_cache_load(struct apiserver *a, struct err *e) {
     }
     store_watch_stop(TAKE(a->watch));
     a->choice_rev = 0;
+    api_peers_forget(a);
     int rc = store_scan(a->store, all_keys, all_end, on_scan, on_scanned, a, e);
     a->scanning = rc >= 0;
     return rc;

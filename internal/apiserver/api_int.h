@@ -428,11 +428,25 @@ void api_user_json(const struct api_user *u, struct json_doc *d, struct json *in
 
 /* Bootstrap. */
 void api_boot_start(struct apiserver *a);
+/* Brings the endpoints of the `kubernetes` service up to date; a lost race or a failure is left to the next time. */
+void api_boot_endpoints(struct apiserver *a);
+struct json *api_https_port(struct json_doc *d, struct json *o, uint64_t port); /* the only one in o.ports */
+
+/* The API servers of the store: who they are, and what the endpoints say then. Nothing without an address to advertise. */
+NODISCARD int api_peers_init(struct apiserver *a, struct err *e);
+void api_peers_event(struct apiserver *a, struct span key, bool gone); /* of any key of the store */
+void api_peers_forget(struct apiserver *a); /* but ourselves: all keys are being read again */
+void api_peers_start(struct apiserver *a);
+void api_peers_stop(struct apiserver *a); /* the others hear of it at once */
+void api_peers_free(struct apiserver *a);
+void api_peers_endpoints(struct apiserver *a, struct json_doc *d, struct json *o);
+void api_peers_slice(struct apiserver *a, struct json_doc *d, struct json *o);
 
 /* ---- the server --------------------------------------------------------------------------------------------------------- */
 
 struct api_rbac;
 struct api_svc;
+struct api_peers;
 
 struct apiserver {
     struct loop *l;
@@ -457,6 +471,7 @@ struct apiserver {
     struct map turns; /* objects with a commit under way */
     struct api_rbac *rbac;
     struct api_svc *svc;
+    struct api_peers *peers;
     int64_t choice_rev; /* of the key that goes along with chosen service addresses */
     char *cluster_name, *sa_issuer, *advertise_address;
     uint16_t advertise_port;

@@ -131,6 +131,9 @@ int apiserver_new(struct loop *l, const struct apiserver_opts *o, void (*ready)(
         rc = api_svc_init(a, o->service_cidr, o->node_ports, e);
     }
     if (rc >= 0) {
+        rc = api_peers_init(a, e);
+    }
+    if (rc >= 0) {
         rc = http_start(a, o, e);
     }
     if (rc >= 0) {
@@ -155,6 +158,7 @@ int apiserver_accept_fd(struct apiserver *a, int own_fd, struct err *e) {
 void apiserver_shutdown(struct apiserver *a, uint64_t grace_ns, void (*done)(void *ctx),
                         void *ctx) {
     a->stopping = true;
+    api_peers_stop(a);
     api_watch_end_all(a);
     http_server_shutdown(a->http, grace_ns, done, ctx);
 }
@@ -186,6 +190,7 @@ void apiserver_free(struct apiserver *a) {
     api_tokens_forget(a);
     api_rbac_free(a);
     api_svc_free(a);
+    api_peers_free(a);
     api_cache_free(a);
     map_fini(&a->by_name);
     map_fini(&a->turns);

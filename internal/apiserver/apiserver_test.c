@@ -313,3 +313,74 @@ TEST(apiserver, first_service_address) {
     ASSERT_ERR(-ERR_INVALID, apiserver_service_ip("10.96.0.0", ip));
     ASSERT_ERR(-ERR_INVALID, apiserver_service_ip("fd00::/108", ip));
 }
+
+/* ---- the API servers of one store ---- */
+
+static void on_txn(void *ctx, struct store_txn *t, int rc, const struct err *e) {
+    (void)t;
+    (void)e;
+    ASSERT_EQ(0, rc);
+    *(bool *)ctx = true;
+}
+
+/* A server comes (with a value) or goes, as its own key would say. */
+static void box_peer(struct box *b, const char *name, bool comes) {
+    struct err e = ERR_INIT;
+    bool done = false;
+    AUTO_FREE char *key = str_fmt("/registry/masterleases/%s", name);
+    struct store_txn *t = store_txn_new(0);
+    if (comes) {
+        store_txn_put(t, &t->body.then, span_str(key), SPAN_LIT("x"), 0);
+    } else {
+        store_txn_delete(t, &t->body.then, span_str(key), SPAN_EMPTY);
+    }
+    store_txn(b->a->store, t, on_txn, &done);
+    while (!done) {
+        ASSERT_OK(loop_step(b->l, NS_PER_S, &e), &e);
+    }
+    do { /* the endpoints are looked at before the loop sleeps */
+        ASSERT_OK(loop_step(b->l, b->a->n_boot_pending > 0 ? NS_PER_S : 0, &e), &e);
+    } while (b->a->n_boot_pending > 0);
+}
+
+static void assert_part(struct box *b, const char *group, const char *resource, const char *part,
+                        const char *want) {
+    AUTO(json_docp) struct json_doc *d = NULL;
+    AUTO(buf) struct buf text = BUF_INIT(4096);
+    struct api_obj *o =
+        api_cache_find(api_res_find(b->a, group, resource), "default", "kubernetes");
+    ASSERT(o != NULL);
+    ASSERT_EQ(0, api_obj_parse(o, &d));
+    json_write(json_get(json_root(d), part), 0, &text);
+    ASSERT_STREQ(want, buf_cstr(&text));
+}
+
+TEST(apiserver, endpoints_name_the_servers_that_live) {
+#define PORT(n) "\"ports\":[{\"name\":\"https\",\"port\":" #n ",\"protocol\":\"TCP\"}]}"
+#define READY(ip) "{\"addresses\":[\"" ip "\"],\"conditions\":{\"ready\":true}}"
+    struct box b;
+    box_make(&b);
+    box_peer(&b, "192.0.2.9:6443", true);
+    box_peer(&b, "192.0.2.0:7000", true);
+    box_peer(&b, "nobody", true);
+    assert_part(
+        &b, "", "endpoints", "subsets",
+        "[{\"addresses\":[{\"ip\":\"192.0.2.0\"}]," PORT(
+            7000) ","
+                  "{\"addresses\":[{\"ip\":\"192.0.2.1\"},{\"ip\":\"192.0.2.9\"}]," PORT(6443) "]");
+    box_peer(&b, "192.0.2.0:7000", false);
+    assert_part(&b, "", "endpoints", "subsets",
+                "[{\"addresses\":[{\"ip\":\"192.0.2.1\"},{\"ip\":\"192.0.2.9\"}]," PORT(6443) "]");
+    assert_part(&b, "discovery.k8s.io", "endpointslices", "endpoints",
+                "[" READY("192.0.2.1") "," READY("192.0.2.9") "]");
+    /* What a server finds at its start counts as what it hears later. */
+    box_close(&b);
+    box_open(&b);
+    assert_part(&b, "discovery.k8s.io", "endpointslices", "endpoints",
+                "[" READY("192.0.2.1") "," READY("192.0.2.9") "]");
+    box_peer(&b, "192.0.2.9:6443", false);
+    assert_part(&b, "discovery.k8s.io", "endpointslices", "endpoints", "[" READY("192.0.2.1") "]");
+    box_remove(&b);
+#undef PORT
+#undef READY
+}

@@ -12,14 +12,14 @@
 
 #include <stdlib.h>
 
-enum { LIM_FILE = 1 << 20 };
+enum { LIM_FILE = 1 << 20, STOP_MS = 1000 };
 
 struct opts {
     const char *kubeconfig, *scheduler_kubeconfig, *server, *sni, *ca, *cert, *key, *token_file;
     const char *scope, *log_level, *cluster_name, *service_range, *cluster_cidr, *root_ca;
     const char *sign_cert, *sign_key, *cluster_info, *sign_duration, *grace;
     int64_t keyd_fd, ready_fd, mask, mask4, mask6, gc_threshold;
-    bool allocate;
+    bool allocate, leader_elect;
     struct opt_list controllers;
 };
 
@@ -54,14 +54,27 @@ static int read_file(const char *path, struct buf *b, struct err *e) {
     return path ? sys_file_read(AT_FDCWD, path, b, e) : 0;
 }
 
+/* The controllers or the scheduler: one of several such processes does the work. */
+struct part {
+    struct session *s;
+    struct kleader *leader; /* NULL: nobody else is there */
+    int (*start)(struct session *s, struct err *e);
+};
+
 /* What the process works with. */
 struct session {
     struct role r;
     const struct opts *o;
+    struct kfactory *f;
+    struct part parts[2];
+    size_t n_parts, n_leaving;
+    struct loop_timer stop_timer;
+    struct err failed; /* why the process ends */
     struct keyclient *keyd;
     struct role_identity ctl_id, sched_id; /* from keyd */
     struct kclient *ctl, *sched;           /* sched NULL: the same as ctl */
-    struct buf ca;
+    struct buf ca, root, sign_cert, sign_key;
+    struct controllers_opts co;
 };
 
 static struct kclient_opts client_opts(const struct session *s) {
@@ -150,25 +163,15 @@ static int connect_all(struct session *s, int keyd_fd, struct err *e) {
     return rc;
 }
 
-static int start_controllers(struct session *s, struct kfactory *f, struct controllers **ret,
-                             struct err *e) {
+/* What is wrong with the options shows at the start, not when this process's turn comes. */
+static int prepare(struct session *s, struct err *e) {
     const struct opts *o = s->o;
-    AUTO(buf)
-    struct buf root = BUF_INIT(LIM_FILE), cert = BUF_INIT(LIM_FILE), key = BUF_INIT(LIM_FILE);
-    uint64_t grace = 0, ttl = 0;
-    int rc = read_file(o->root_ca, &root, e);
-    rc = rc < 0 ? rc : read_file(o->sign_cert, &cert, e);
-    rc = rc < 0 ? rc : read_file(o->sign_key, &key, e);
-    rc =
-        rc < 0 || !o->grace ? rc : parse_duration("node-monitor-grace-period", o->grace, &grace, e);
-    rc = rc < 0 || !o->sign_duration
-             ? rc
-             : parse_duration("cluster-signing-duration", o->sign_duration, &ttl, e);
-    if (rc < 0) {
-        return rc;
-    }
-    struct controllers_opts co = {
-        .f = f,
+    struct controllers_opts *co = &s->co;
+    int rc = read_file(o->root_ca, &s->root, e);
+    rc = rc < 0 ? rc : read_file(o->sign_cert, &s->sign_cert, e);
+    rc = rc < 0 ? rc : read_file(o->sign_key, &s->sign_key, e);
+    *co = (struct controllers_opts){
+        .f = s->f,
         .enabled = o->controllers.v,
         .n_enabled = o->controllers.n,
         .service_cluster_ip_range = o->service_range,
@@ -176,27 +179,114 @@ static int start_controllers(struct session *s, struct kfactory *f, struct contr
         .allocate_node_cidrs = o->allocate && o->cluster_cidr,
         .node_cidr_mask_v4 = (unsigned)(o->mask4 ? o->mask4 : o->mask),
         .node_cidr_mask_v6 = (unsigned)o->mask6,
-        .node_monitor_grace_s = grace,
         .terminated_pod_threshold = (unsigned)o->gc_threshold,
-        .root_ca_pem = root.n ? buf_view(&root) : buf_view(&s->ca),
+        .root_ca_pem = s->root.n ? buf_view(&s->root) : buf_view(&s->ca),
         .keyd = s->keyd,
         .keyd_scope = o->scope,
-        .ca_cert_pem = buf_view(&cert),
-        .ca_key_pem = buf_view(&key),
-        .cert_ttl_s = ttl,
+        .ca_cert_pem = buf_view(&s->sign_cert),
+        .ca_key_pem = buf_view(&s->sign_key),
         .server_url = o->cluster_info,
     };
-    rc = controllers_start(&co, ret, e);
-    if (key.p) {
-        secret_wipe(key.p, key.n);
+    if (rc == 0 && o->grace) {
+        rc = parse_duration("node-monitor-grace-period", o->grace, &co->node_monitor_grace_s, e);
     }
+    if (rc == 0 && o->sign_duration) {
+        rc = parse_duration("cluster-signing-duration", o->sign_duration, &co->cert_ttl_s, e);
+    }
+    return rc < 0 ? rc : controllers_check(co, e);
+}
+
+static int start_controllers(struct session *s, struct err *e) {
+    struct controllers *ctl = NULL;
+    int rc = controllers_start(&s->co, &ctl, e);
+    if (s->sign_key.p) {
+        secret_wipe(s->sign_key.p, s->sign_key.n);
+    }
+    buf_fini(&s->ca);
+    buf_fini(&s->root);
+    buf_fini(&s->sign_cert);
+    buf_fini(&s->sign_key);
     return rc;
 }
 
+static int start_scheduler(struct session *s, struct err *e) {
+    const struct scheduler_opts so = {.writer = s->sched};
+    (void)e;
+    scheduler_start(s->f, &so);
+    return 0;
+}
+
+/* ---- one of several ---- */
+
+static void on_left(void *ctx) {
+    struct part *p = ctx;
+    if (--p->s->n_leaving == 0) {
+        loop_stop(p->s->r.l);
+    }
+}
+
+static void on_stop_late(struct loop_timer *t) {
+    loop_stop(CONTAINER_OF(t, struct session, stop_timer)->r.l);
+}
+
+/* The process ends once the next one may begin: its Leases are given back, if that takes no longer than STOP_MS. */
+static void on_stop(void *ctx) {
+    struct session *s = ctx;
+    if (loop_timer_active(&s->stop_timer)) {
+        return;
+    }
+    loop_timer_start(s->r.l, &s->stop_timer, STOP_MS * NS_PER_MS, on_stop_late, "stop");
+    for (size_t i = 0; i < s->n_parts; i++) {
+        if (s->parts[i].leader) {
+            s->n_leaving++;
+            kleader_stop(s->parts[i].leader, on_left);
+        }
+    }
+    if (!s->n_leaving) {
+        loop_stop(s->r.l);
+    }
+}
+
+static void on_lead(void *ctx) {
+    struct part *p = ctx;
+    if (p->start(p->s, &p->s->failed) < 0) {
+        on_stop(p->s);
+    }
+}
+
+/* What is under way cannot be called back, so nothing of it may go on: the next process begins anew. */
+static void on_lost(void *ctx) {
+    struct part *p = ctx;
+    if (!p->s->failed.code) {
+        err_set(&p->s->failed, ERR_UNAVAILABLE, "another process leads");
+    }
+    on_stop(p->s);
+}
+
+static int part_start(struct session *s, struct kclient *c, const char *lease,
+                      int (*start)(struct session *s, struct err *e), struct err *e) {
+    struct part *p = &s->parts[s->n_parts++];
+    *p = (struct part){.s = s, .start = start};
+    if (!s->o->leader_elect) {
+        return start(s, e);
+    }
+    const struct kleader_opts lo = {
+        .name = lease, .on_lead = on_lead, .on_lost = on_lost, .ctx = p};
+    p->leader = kleader_start(c, &lo);
+    return 0;
+}
+
 static int run(const struct opts *o, struct err *e) {
-    struct session s = {.o = o, .ca = BUF_INIT(LIM_FILE)};
-    struct controllers *ctl = NULL;
+    struct session s = {.o = o,
+                        .ca = BUF_INIT(LIM_FILE),
+                        .root = BUF_INIT(LIM_FILE),
+                        .sign_cert = BUF_INIT(LIM_FILE),
+                        .sign_key = BUF_INIT(LIM_FILE),
+                        .failed = ERR_INIT};
+    bool schedules = controllers_is_enabled(o->controllers.v, o->controllers.n, "scheduler");
     int keyd_fd, ready_fd, rc;
+    s.r.on_stop = on_stop;
+    s.r.ctx = &s;
     if ((rc = role_fd(o->keyd_fd, "keyd-fd", &keyd_fd, e)) < 0 ||
         (rc = role_fd(o->ready_fd, "ready-fd", &ready_fd, e)) < 0 ||
         (rc = role_enter(&s.r, "controllers", o->log_level,
@@ -205,19 +295,21 @@ static int run(const struct opts *o, struct err *e) {
         (rc = connect_all(&s, keyd_fd, e)) < 0) {
         return rc;
     }
-    struct kfactory *f = kfactory_new(s.ctl);
-    rc = start_controllers(&s, f, &ctl, e);
-    if (rc < 0) {
+    s.f = kfactory_new(s.ctl);
+    if ((rc = prepare(&s, e)) < 0 ||
+        (rc = part_start(&s, s.ctl, "kube-controller-manager", start_controllers, e)) < 0 ||
+        (schedules && (rc = part_start(&s, s.sched ? s.sched : s.ctl, "kube-scheduler",
+                                       start_scheduler, e)) < 0)) {
         return rc;
     }
-    if (controllers_is_enabled(o->controllers.v, o->controllers.n, "scheduler")) {
-        struct scheduler_opts so = {.writer = s.sched};
-        scheduler_start(f, &so);
-    }
-    buf_fini(&s.ca);
     role_ready(ready_fd);
     /* Everything lives until the process ends: nothing here has to be given back. */
-    return loop_run(s.r.l, e);
+    rc = loop_run(s.r.l, e);
+    if (rc == 0 && s.failed.code) {
+        *e = s.failed;
+        rc = -(int)s.failed.code;
+    }
+    return rc;
 }
 
 int cmd_controllers(struct cmdctx *c, struct err *e);
@@ -227,6 +319,7 @@ int cmd_controllers(struct cmdctx *c, struct err *e) {
                      .ready_fd = -1,
                      .scope = "admin",
                      .allocate = true,
+                     .leader_elect = true,
                      .log_level = "info",
                      .server = NULL};
     const char *unix_path = NULL;
@@ -246,6 +339,8 @@ int cmd_controllers(struct cmdctx *c, struct err *e) {
         {"ready-fd", OPT_I64, &o.ready_fd, "FD", "gets a line feed when the loops run"},
         {"controllers", OPT_LIST, &o.controllers, "LIST",
          "'*' all, 'name' also this one, '-name' not this one; the scheduler is one of them"},
+        {"leader-elect", OPT_BOOL, &o.leader_elect, NULL,
+         "of several such processes one acts; false when there is only this one"},
         {"cluster-name", OPT_STR, &o.cluster_name, "NAME", "accepted for compatibility"},
         {"cluster-cidr", OPT_STR, &o.cluster_cidr, "CIDR", "pods' addresses"},
         {"service-cluster-ip-range", OPT_STR, &o.service_range, "CIDR", "services' addresses"},

@@ -35,6 +35,7 @@ struct controllers_opts {
 };
 
 struct controllers;
+NODISCARD int controllers_check(const struct controllers_opts *o, struct err *e); /* as controllers_start would */
 NODISCARD int controllers_start(const struct controllers_opts *o, struct controllers **ret, struct err *e);
 /* Is the name one of ours (long or short)? */
 bool controllers_known(const char *name);

@@ -223,7 +223,7 @@ static struct span dup_span(struct controllers *c, struct span s) {
     return s.n ? span_of(keep(c)->p = str_dupn(s.p, s.n), s.n) : SPAN_EMPTY;
 }
 
-int controllers_start(const struct controllers_opts *o, struct controllers **ret, struct err *e) {
+int controllers_check(const struct controllers_opts *o, struct err *e) {
     for (size_t i = 0; i < o->n_enabled; i++) {
         const char *name = o->enabled[i] + (o->enabled[i][0] == '-');
         if (!str_eq(name, "*") && !controllers_known(name)) {
@@ -232,6 +232,14 @@ int controllers_start(const struct controllers_opts *o, struct controllers **ret
     }
     if (o->allocate_node_cidrs && !o->cluster_cidr) {
         return err_set(e, ERR_USAGE, "--allocate-node-cidrs needs --cluster-cidr");
+    }
+    return 0;
+}
+
+int controllers_start(const struct controllers_opts *o, struct controllers **ret, struct err *e) {
+    int rc = controllers_check(o, e);
+    if (rc < 0) {
+        return rc;
     }
     struct controllers *c = new_zero(struct controllers);
     c->o = *o;

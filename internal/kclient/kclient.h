@@ -1,4 +1,4 @@
-/* kclient — a Kubernetes API client on the loop: requests, and informers (list + watch with a cache).
+/* kclient — a Kubernetes API client on the loop: requests, informers (list + watch with a cache), leader election.
  *
  * What:     typed by path, not by kind: works with any resource of any Kubernetes API server, ours or upstream's.
  * Owns:     kclient owns its connections; an informer owns its cache; objects handed out are borrowed until the handler
@@ -127,6 +127,20 @@ enum { LIM_KKEY = 320 };
 void kkey_of(const struct json *obj, char dst[LIM_KKEY]);
 void kkey_make(const char *ns, const char *name, char dst[LIM_KKEY]);
 void kkey_split(const char *key, char ns[LIM_KKEY], char name[LIM_KKEY]);
+
+/* Leader election: of all processes that ask for the same Lease of kube-system one leads at a time, as client-go elects
+ * (15 s, 10 s, 2 s). A Lease that is absent or was released is taken at once. */
+struct kleader;
+struct kleader_opts {
+    const char *name; /* of the Lease; borrowed for good */
+    void (*on_lead)(void *ctx);
+    void (*on_lost)(void *ctx); /* another may lead from now on: the process must stop acting; nothing comes after it */
+    void *ctx;
+};
+struct kleader *kleader_start(struct kclient *c, const struct kleader_opts *o);
+/* Releases the Lease if it is ours; `stopped` is called once, on_lead and on_lost no more. */
+void kleader_stop(struct kleader *k, void (*stopped)(void *ctx));
+void kleader_free(struct kleader *k); /* after `stopped` */
 
 /* Recorder of core/v1 Events. The same (object, type, reason, message) again raises the count of the earlier event; an
  * object that causes very many is cut off (25 at once, then one in 5 minutes). Failures are logged and forgotten. */

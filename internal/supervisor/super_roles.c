@@ -207,6 +207,7 @@ static int controllers(struct proc *p, struct sys_spawn *sp, int *own, size_t *n
                             false};
     proc_arg(p, "--unix=/api.sock");
     proc_arg(p, "--scope=%s", p->cluster->scope);
+    proc_arg(p, "--leader-elect=false"); /* a control plane has one */
     if (p->cluster == p->s->admin) {
         proc_arg(p, "--cluster-name=kfarm");
         proc_arg(p, "--service-cluster-ip-range=%s", p->s->o->service_cidr);

@@ -1,10 +1,12 @@
 #!/usr/bin/python3
-# timeout: 150
+# timeout: 240
 """Two API servers on one prefix of one etcd: what one has answered the other knows, races have one winner, service addresses
-are given once, informers of both see everything, and one goes on when the other is killed."""
+are given once, informers of both see everything, one goes on when the other is killed; the endpoints of the service
+`kubernetes` name those that live, and of several controller processes one acts."""
 import http.client
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +14,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 import api_lab
-from etcd_lab import Api, Cluster, Watcher, Writer
+from etcd_lab import Api, Cluster, KFARM, Watcher, Writer
 
 MAPS = "/api/v1/namespaces/default/configmaps"
 SERVICES = "/api/v1/namespaces/default/services"
@@ -101,6 +103,22 @@ def races(a, b):
     assert not lost, lost
 
 
+def collections(a, b):
+    """All objects go, however often the other changes them meanwhile."""
+    def busy(names):
+        c, alive = a.conn(), list(names)
+        while alive:
+            alive = [n for n in alive if patch(a, f"{MAPS}/{n}", {"data": {"at": str(time.monotonic())}}, c)[0] == 200]
+
+    for _ in range(5):
+        names = [f"all-{i}" for i in range(8)]
+        for n in names:
+            ok(201, a.call("POST", MAPS, {**cm(n), "metadata": {"name": n, "labels": {"all": "1"}}}))
+        together(*[lambda n=n: busy(n) for n in (names[:4], names[4:])],
+                 lambda: ok(200, b.call("DELETE", MAPS + "?labelSelector=all%3D1")))
+        assert not ok(200, b.call("GET", MAPS + "?labelSelector=all%3D1"))["items"]
+
+
 def services(a, b):
     def make(api, who):
         c, out = api.conn(), []
@@ -170,6 +188,93 @@ class Mortal(Writer):
             pass
 
 
+def addresses(api):
+    """What Endpoints and EndpointSlice say, which is the same."""
+    subsets = ok(200, api.call("GET", "/api/v1/namespaces/default/endpoints/kubernetes"))["subsets"]
+    assert [s["ports"][0]["port"] for s in subsets] == [16443], subsets
+    there = {x["ip"] for x in subsets[0]["addresses"]}
+    path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
+    slice_ = {x["addresses"][0] for x in ok(200, api.call("GET", path))["endpoints"]}
+    return there if slice_ == there else None
+
+
+def endpoints(a, b):
+    for api in (a, b):
+        api.until("both are named", lambda api=api: addresses(api) == {"192.0.2.11", "192.0.2.12"})
+    c = Api(a.cluster, flags=("--advertise-address", "192.0.2.13"))
+    with c:
+        b.until("a third is named", lambda: addresses(b) == {"192.0.2.11", "192.0.2.12", "192.0.2.13"})
+    b.until("it has left", lambda: addresses(b) == {"192.0.2.11", "192.0.2.12"})
+
+
+class Loops:
+    """`kfarm controllers` on an API server."""
+
+    def __init__(self, api, name):
+        self.path = os.path.join(api.work, name + ".log")
+        with open(self.path, "wb") as log:
+            self.proc = subprocess.Popen(
+                [KFARM, "controllers", "--kubeconfig", api.kubeconfig, "--root-ca-file", api.pki + "/ca.crt",
+                 "--cluster-signing-cert-file", api.pki + "/ca.crt", "--cluster-signing-key-file", api.pki + "/ca.key"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def end(self, sig):
+        self.proc.send_signal(sig)
+        self.proc.wait(30)
+
+    def leads(self):
+        """Of its two Leases."""
+        return open(self.path).read().count("msg=leader ")
+
+
+def lease(api, name):
+    return ok(200, api.call("GET", f"/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}"))["spec"]
+
+
+def acts(api, name):
+    """The controllers do something in a new namespace: it gets its service account."""
+    ns = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    ok(201, api.call("POST", "/api/v1/namespaces", ns))
+    api.until("the controllers act", lambda: api.call("GET", f"/api/v1/namespaces/{name}/serviceaccounts/default")[0] == 200)
+
+
+def leaders(a, b):
+    """`a` is killed on the way, with the controllers beside it."""
+    loops = [Loops(a, "loops-a")]
+    try:
+        a.until("the first one leads", lambda: loops[0].leads() == 2, 20)
+        loops.append(Loops(b, "loops-b"))
+        acts(b, "led")
+        before = lease(b, "kube-controller-manager")
+        loops[0].proc.send_signal(signal.SIGSTOP)
+        ok(201, b.call("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "waits"}}))
+        time.sleep(3)
+        status = b.call("GET", "/api/v1/namespaces/waits/serviceaccounts/default")[0]
+        if lease(b, "kube-controller-manager")["holderIdentity"] == before["holderIdentity"]:
+            assert status == 404, "the second acts beside the first"
+        loops[0].proc.send_signal(signal.SIGCONT)
+        one_dies(a, b)
+        loops[0].end(signal.SIGKILL)
+        b.until("the second one leads", lambda: loops[1].leads() == 2)
+        now = lease(b, "kube-controller-manager")
+        assert now["holderIdentity"] != before["holderIdentity"] and now["leaseTransitions"] > before.get("leaseTransitions", 0)
+        acts(b, "taken-over")
+        loops.append(Loops(b, "loops-c"))
+        loops[1].end(signal.SIGTERM)
+        assert loops[1].proc.returncode == 0, open(loops[1].path).read()
+        b.until("the third one leads", lambda: loops[2].leads() == 2)
+        acts(b, "handed-over")
+        b.until("the dead one is not named any more", lambda: addresses(b) == {"192.0.2.12"})
+    except AssertionError:
+        for l in loops:
+            print("# " + open(l.path).read()[-2000:].replace("\n", "\n# "))
+        raise
+    finally:
+        for l in loops:
+            if l.proc.poll() is None:
+                l.end(signal.SIGKILL)
+
+
 def one_dies(a, b):
     watcher = Watcher(b, ok(200, b.call("GET", MAPS))["metadata"]["resourceVersion"])
     writer, other = Writer(b, "lives"), Mortal(a, "dies")
@@ -198,10 +303,10 @@ def etcd_away(b, c):
 def on(version):
     with Cluster(1, version=version) as c:
         few = ("--service-node-port-range", "30000-30063")  # so that both choose the same ones all the time
-        a, b = Api(c, flags=few), Api(c, flags=few)
+        a, b = (Api(c, flags=(*few, "--advertise-address", ip)) for ip in ("192.0.2.11", "192.0.2.12"))
         together(a.__enter__, b.__enter__)  # both write the first objects
         try:
-            for test in (fresh, races, services, informers, kubectl, one_dies):
+            for test in (fresh, races, collections, services, informers, kubectl, endpoints, leaders):
                 began = time.monotonic()
                 test(a, b)
                 print(f"# {version}: {test.__name__} {time.monotonic() - began:.1f} s", flush=True)

@@ -10,6 +10,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 class Lab:
     """with Lab() as lab: lab.kubeconfig, lab.port, lab.pki. The server runs until the block ends."""
 
+    flags = ()  # of the server, further ones
+
     def __enter__(self):
         script = f"""
 set -eu
@@ -20,7 +22,8 @@ trap api_teardown EXIT
 echo "$WORK $PORT"
 read -r _ || true
 """
-        self.shell = subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        env = {**os.environ, "API_FLAGS": " ".join(self.flags)} if self.flags else None
+        self.shell = subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         line = self.shell.stdout.readline().split()
         if len(line) != 2:
             raise RuntimeError("the API server did not start")

@@ -99,14 +99,7 @@ class Api(api_lab.Lab):
         self.cluster = cluster
 
     def __enter__(self):
-        before = os.environ.get("API_FLAGS")
-        os.environ["API_FLAGS"] = " ".join(self.flags)
-        try:
-            super().__enter__()
-        finally:
-            os.environ.pop("API_FLAGS", None)
-            if before is not None:
-                os.environ["API_FLAGS"] = before
+        super().__enter__()
         self.tls = ssl.create_default_context(cafile=self.pki + "/ca.crt")
         self.tls.load_cert_chain(self.pki + "/admin.crt", self.pki + "/admin.key")
         self.tls.check_hostname = False

@@ -106,7 +106,7 @@ struct agent_svc {
     struct loop_child child;
     struct loop_io log_io;
     struct loop_timer again;
-    int pidfd, log_fd, file_fd;
+    int log_fd, file_fd;
     pid_t pid;
     size_t file_size;
     uint64_t started_ns, backoff_ns;

@@ -321,7 +321,6 @@ int agent_stage2(struct err *e) {
     struct node *n = new_zero(struct node);
     n->mem = (struct arena)ARENA_INIT(1 << 20);
     n->watch_fd = n->dhcp.fd = -1;
-    n->kubelet.pidfd = n->proxy.pidfd = n->containerd.pidfd = n->ssh.pidfd = -1;
     agent_say("stage 2");
     if (read_notes(n, e) < 0 || agent_host_setup(n->doc, e) < 0 || loop_new(&n->l, e) < 0 ||
         signals(n, e) < 0 || start_containerd(n, e) < 0 || network(n, e) < 0 ||

@@ -69,8 +69,7 @@ static void on_exit_cb(struct loop_child *c, int exit_code, int sig) {
     struct agent_svc *s = CONTAINER_OF(c, struct agent_svc, child);
     loop_io_stop(&s->log_io);
     auto_fd_(&s->log_fd);
-    auto_fd_(&s->pidfd);
-    s->log_fd = s->pidfd = -1;
+    s->log_fd = -1;
     s->pid = 0;
     if (!s->stopping && !(s->flags & AGENT_ONCE)) {
         if (loop_now(s->l) - s->started_ns > GOOD_S * NS_PER_S) {
@@ -105,15 +104,9 @@ static int spawn_process(struct agent_svc *s, struct err *e) {
     sp.fds[2].to = 2;
     sp.n_fds = 3;
     sp.nofile = 1048576;
-    int pidfd;
-    if (sys_spawn(&sp, &pidfd, &s->pid, e) < 0) {
-        return -(int)e->code;
-    }
-    s->pidfd = fcntl(pidfd, F_DUPFD_CLOEXEC, 3);
-    if (loop_child_start(s->l, &s->child, pidfd, on_exit_cb, e) < 0) {
-        return -(int)e->code;
-    }
-    return loop_io_start(s->l, &s->log_io, s->log_fd, LOOP_READ, on_output, s->name, e);
+    int pidfd, rc = loop_io_start(s->l, &s->log_io, s->log_fd, LOOP_READ, on_output, s->name, e);
+    rc = rc < 0 ? rc : sys_spawn(&sp, &pidfd, &s->pid, e);
+    return rc < 0 ? rc : loop_child_start(s->l, &s->child, pidfd, on_exit_cb, e);
 }
 
 static void spawn(struct agent_svc *s) {
@@ -121,6 +114,7 @@ static void spawn(struct agent_svc *s) {
     s->started_ns = loop_now(s->l);
     if (spawn_process(s, &e) < 0) {
         agent_say("%s: %s", s->name, e.msg);
+        loop_io_stop(&s->log_io);
         auto_fd_(&s->log_fd);
         s->log_fd = -1;
         retry(s);
@@ -129,16 +123,14 @@ static void spawn(struct agent_svc *s) {
 
 void agent_svc_start(struct loop *l, struct agent_svc *s) {
     s->l = l;
-    s->pidfd = s->log_fd = s->file_fd = -1;
+    s->log_fd = s->file_fd = -1;
     s->stopping = false;
     spawn(s);
 }
 
 void agent_svc_signal(struct agent_svc *s, int sig) {
     struct err e = ERR_INIT;
-    if (s->pidfd >= 0) {
-        IGNORE_ERR(sys_pidfd_signal(s->pidfd, sig, &e), "it ended just now");
-    }
+    IGNORE_ERR(loop_child_signal(&s->child, sig, &e), "it has ended");
 }
 
 void agent_svc_stop(struct agent_svc *s, int sig) {

@@ -1,6 +1,7 @@
 #include "internal/loop/loop_int.h"
 
 #include "internal/base/rand.h"
+#include "internal/sys/sys.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -325,10 +326,18 @@ int loop_child_start(struct loop *l, struct loop_child *c, int own_pidfd, loop_c
     c->cb = cb;
     int rc = loop_io_start(l, &c->io, own_pidfd, LOOP_READ, child_ready, "child", e);
     if (rc < 0) {
+        siginfo_t si;
         c->l = NULL;
+        IGNORE_ERR(sys_pidfd_signal(own_pidfd, SIGKILL, NULL), "it has ended by itself");
+        IGNORE_ERR(waitid((idtype_t)P_PIDFD, (id_t)own_pidfd, &si, WEXITED), "reaped elsewhere");
         close(own_pidfd);
     }
     return rc;
+}
+
+int loop_child_signal(struct loop_child *c, int signo, struct err *e) {
+    return c->l ? sys_pidfd_signal(c->io.fd, signo, e)
+                : err_set(e, ERR_NOT_FOUND, "the process has ended");
 }
 
 void loop_child_stop(struct loop_child *c) {

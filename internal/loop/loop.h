@@ -5,7 +5,7 @@
  *           borrowed; they must be stopped before the owner is freed. Stop is synchronous: after it no callback of the
  *           handle runs, even for an event already fetched in the current batch.
  * Limits:   LIM_LOOP_EVENTS per wake-up. No callback ever runs before the call that started its handle has returned.
- * Errors:   INVALID, IO, NOMEM.
+ * Errors:   INVALID, NOT_FOUND, IO, NOMEM.
  * Threads:  everything on the loop's thread, except work functions (see below).
  * Time:     loop_now() is monotonic, cached per wake-up; a loop made with a virtual clock (tests) jumps from timer to timer.
  */
@@ -94,8 +94,10 @@ static inline bool loop_timer_active(const struct loop_timer *t) {
     return t->l != NULL;
 }
 
-/* Takes the pidfd; closed after the callback or by stop. */
+/* Takes the pidfd; closed before the callback or by stop. A child that cannot be watched is killed: nobody would hear of
+ * its end. */
 NODISCARD int loop_child_start(struct loop *l, struct loop_child *c, int own_pidfd, loop_child_cb *cb, struct err *e);
+NODISCARD int loop_child_signal(struct loop_child *c, int signo, struct err *e); /* NOT_FOUND: it has ended */
 void loop_child_stop(struct loop_child *c);
 /* Blocks the signals for the process and reports them here. Call before any thread exists. */
 NODISCARD int loop_signal_start(struct loop *l, struct loop_signal *s, const sigset_t *set, loop_signal_cb *cb,

@@ -1,6 +1,7 @@
 #include "internal/loop/loop.h"
 
 #include "internal/base/rand.h"
+#include "internal/sys/sys.h"
 #include "internal/t/t.h"
 
 #include <stdlib.h>
@@ -187,4 +188,25 @@ TEST(loop, work_comes_back_in_order) {
     }
     loop_free(l); /* waits for the rest */
     ASSERT_EQ(500, next);
+}
+
+TEST(loop, a_child_that_cannot_be_watched_is_killed) {
+    static const char *const argv[] = {"/bin/sleep", "100", NULL};
+    struct err e = ERR_INIT;
+    struct loop *l = NULL;
+    struct loop_io taken;
+    struct loop_child c = {0};
+    struct sys_spawn sp = SYS_SPAWN_INIT;
+    pid_t pid = 0;
+    int pidfd = -1;
+    sp.argv = argv;
+    ASSERT_OK(loop_new(&l, &e), &e);
+    ASSERT_OK(sys_spawn(&sp, &pidfd, &pid, &e), &e);
+    ASSERT_OK(loop_io_start(l, &taken, pidfd, LOOP_READ, NULL, "taken", &e), &e);
+    ASSERT_ERR(-ERR_EXISTS, loop_child_start(l, &c, pidfd, NULL, &e));
+    ASSERT_EQ(-1, kill(pid, 0));
+    err_reset(&e);
+    ASSERT_ERR(-ERR_NOT_FOUND, loop_child_signal(&c, SIGTERM, &e));
+    loop_io_stop(&taken);
+    loop_free(l);
 }

@@ -26,7 +26,7 @@ struct proxy {
     struct loop_timer apply, kill;
     struct loop_child child;
     struct loop_io in, out;
-    int in_fd, out_fd, pidfd;
+    int in_fd, out_fd;
     struct buf rules, applied, said;
     size_t sent;
     bool is_running, again;
@@ -115,9 +115,12 @@ static void routes(struct proxy *p) {
             i++;
             continue;
         }
-        IGNORE_ERR(
-            netlink_route_del(p->routes[i].dst, p->routes[i].prefix_len, p->routes[i].gw, &e),
-            "gone already");
+        /* ESRCH: somebody else has removed it. One that stays is known here no longer. */
+        if (netlink_route_del(p->routes[i].dst, p->routes[i].prefix_len, p->routes[i].gw, &e) < 0 &&
+            e.sys != ESRCH) {
+            LOG_WARN("proxy", "the route to a node that left stays",
+                     F_STR("cidr", p->routes[i].cidr), F_ERR(&e));
+        }
         p->routes[i] = p->routes[--p->n_routes];
     }
 }
@@ -212,8 +215,6 @@ static void on_exit_cb(struct loop_child *c, int exit_code, int sig) {
     }
     loop_timer_stop(&p->kill);
     close_pipes(p);
-    auto_fd_(&p->pidfd);
-    p->pidfd = -1;
     p->is_running = false;
     if (exit_code != 0 || sig != 0) {
         LOG_WARN("proxy", "nft refused the rules, trying again", F_I64("exit", exit_code),
@@ -233,7 +234,7 @@ static void on_exit_cb(struct loop_child *c, int exit_code, int sig) {
 static void on_kill(struct loop_timer *t) {
     struct proxy *p = CONTAINER_OF(t, struct proxy, kill);
     struct err e = ERR_INIT;
-    IGNORE_ERR(sys_pidfd_signal(p->pidfd, SIGKILL, &e), "it ended just now");
+    IGNORE_ERR(loop_child_signal(&p->child, SIGKILL, &e), "it has ended");
 }
 
 static int run_nft(struct proxy *p, struct err *e) {
@@ -263,20 +264,18 @@ static int run_nft(struct proxy *p, struct err *e) {
     s.fds[2].to = 2;
     s.n_fds = 3;
     int pidfd;
-    if (sys_set_nonblock(p->in_fd, e) < 0 || sys_set_nonblock(p->out_fd, e) < 0 ||
-        sys_spawn(&s, &pidfd, &pid, e) < 0) {
-        return -(int)e->code;
-    }
-    p->pidfd = fcntl(pidfd, F_DUPFD_CLOEXEC, 3);
-    p->is_running = true;
     p->sent = 0;
     buf_reset(&p->said);
-    loop_timer_start(p->l, &p->kill, NFT_S * NS_PER_S, on_kill, "nft");
-    if (loop_child_start(p->l, &p->child, pidfd, on_exit_cb, e) < 0 ||
-        loop_io_start(p->l, &p->out, p->out_fd, LOOP_READ, on_said, "nft output", e) < 0) {
+    if (sys_set_nonblock(p->in_fd, e) < 0 || sys_set_nonblock(p->out_fd, e) < 0 ||
+        loop_io_start(p->l, &p->out, p->out_fd, LOOP_READ, on_said, "nft output", e) < 0 ||
+        loop_io_start(p->l, &p->in, p->in_fd, LOOP_WRITE, on_writable, "nft input", e) < 0 ||
+        sys_spawn(&s, &pidfd, &pid, e) < 0 ||
+        loop_child_start(p->l, &p->child, pidfd, on_exit_cb, e) < 0) {
         return -(int)e->code;
     }
-    return loop_io_start(p->l, &p->in, p->in_fd, LOOP_WRITE, on_writable, "nft input", e);
+    p->is_running = true;
+    loop_timer_start(p->l, &p->kill, NFT_S * NS_PER_S, on_kill, "nft");
+    return 0;
 }
 
 static void on_apply(struct loop_timer *t) {
@@ -317,7 +316,7 @@ int proxy_new(const struct proxy_opts *o, struct proxy **ret, struct err *e) {
     p->o = *o;
     p->o.nft_path = o->nft_path ? o->nft_path : "/usr/sbin/nft";
     p->l = o->loop;
-    p->in_fd = p->out_fd = p->pidfd = -1;
+    p->in_fd = p->out_fd = -1;
     buf_init(&p->rules, LIM_PROXY_RULES);
     buf_init(&p->applied, LIM_PROXY_RULES);
     buf_init(&p->said, 512);
@@ -346,7 +345,6 @@ void proxy_free(struct proxy *p) {
     loop_timer_stop(&p->kill);
     loop_child_stop(&p->child);
     close_pipes(p);
-    auto_fd_(&p->pidfd);
     buf_fini(&p->rules);
     buf_fini(&p->applied);
     buf_fini(&p->said);

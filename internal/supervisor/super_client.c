@@ -80,8 +80,12 @@ static int do_run(struct client *c, const struct json *q, struct json_doc *d, st
         json_write(json_get(q, "etcdTLS"), 0, &b);
         p->etcd_tls = buf_take(&b, NULL);
     }
-    if ((rc = proc_start(p, e)) < 0 || (rc = *ret_fd = log_dup(p, e)) < 0) {
+    if ((rc = proc_start(p, e)) < 0) {
         proc_free(p);
+        return rc;
+    }
+    if ((rc = *ret_fd = log_dup(p, e)) < 0) {
+        proc_stop(p, 0); /* freed at its end */
         return rc;
     }
     json_set_i64(d, out, "pid", p->pid);

@@ -27,7 +27,7 @@ struct proc *proc_new(struct sup *s, const char *id, const struct role_spec *rol
     p->id = str_dup(id);
     p->role = role;
     p->cluster = c;
-    p->ready_fd = p->log_fd = p->pidfd = p->key_near = -1;
+    p->ready_fd = p->log_fd = p->key_near = -1;
     list_add_tail(&s->procs, &p->link);
     s->n_procs++;
     return p;
@@ -36,8 +36,7 @@ struct proc *proc_new(struct sup *s, const char *id, const struct role_spec *rol
 static void close_run(struct proc *p) {
     loop_io_stop(&p->ready_io);
     sys_close(p->ready_fd);
-    sys_close(p->pidfd);
-    p->ready_fd = p->pidfd = -1;
+    p->ready_fd = -1;
 }
 
 void proc_free(struct proc *p) {
@@ -162,7 +161,10 @@ static int spawn(struct proc *p, struct sys_spawn *sp, struct err *e) {
         rc = err_sys(e, errno, "pipe");
     }
     if (rc == 0) {
-        int err_fd = p->by_client ? logs[1] : 2;
+        rc = loop_io_start(p->s->l, &p->ready_io, ready[0], LOOP_READ, on_ready, "readiness", e);
+    }
+    if (rc == 0) {
+        int pidfd, err_fd = p->by_client ? logs[1] : 2;
         sp->fds[sp->n_fds].from = err_fd;
         sp->fds[sp->n_fds++].to = 1;
         sp->fds[sp->n_fds].from = err_fd;
@@ -175,7 +177,8 @@ static int spawn(struct proc *p, struct sys_spawn *sp, struct err *e) {
             argv[i + 2] = p->args[i];
         }
         sp->argv = argv;
-        rc = sys_spawn(sp, &p->pidfd, &p->pid, e);
+        rc = sys_spawn(sp, &pidfd, &p->pid, e);
+        rc = rc < 0 ? rc : loop_child_start(p->s->l, &p->child, pidfd, on_exit_, e);
     }
     while (p->n_args > fixed) { /* arguments of this start only */
         free(p->args[--p->n_args]);
@@ -186,6 +189,7 @@ static int spawn(struct proc *p, struct sys_spawn *sp, struct err *e) {
     sys_close(ready[1]);
     sys_close(logs[1]);
     if (rc < 0) {
+        loop_io_stop(&p->ready_io);
         sys_close(ready[0]);
         sys_close(logs[0]);
         return rc;
@@ -217,19 +221,14 @@ int proc_start(struct proc *p, struct err *e) {
     }
     p->state = PROC_RUNNING;
     p->started_ns = loop_now(s->l);
-    int loop_fd = fcntl(p->pidfd, F_DUPFD_CLOEXEC, 3);
-    if ((rc = loop_io_start(s->l, &p->ready_io, p->ready_fd, LOOP_READ, on_ready, "readiness", e)) <
-        0) {
-        return rc;
-    }
-    return loop_child_start(s->l, &p->child, loop_fd, on_exit_, e);
+    return 0;
 }
 
 static void grace_over(struct loop_timer *t) {
     struct proc *p = CONTAINER_OF(t, struct proc, timer);
     struct err e = ERR_INIT;
     LOG_WARN("supervisor", "role did not stop in time, killing it", F_STR("role", p->id));
-    if (sys_pidfd_signal(p->pidfd, SIGKILL, &e) < 0) {
+    if (loop_child_signal(&p->child, SIGKILL, &e) < 0) {
         LOG_ERROR("supervisor", "kill failed", F_STR("role", p->id), F_ERR(&e));
     }
 }
@@ -241,7 +240,7 @@ void proc_stop(struct proc *p, uint64_t grace_ns) {
         p->state = PROC_STOPPED;
     } else if (p->state == PROC_RUNNING) {
         p->state = PROC_STOPPING;
-        if (sys_pidfd_signal(p->pidfd, SIGTERM, &e) < 0) {
+        if (loop_child_signal(&p->child, SIGTERM, &e) < 0) {
             LOG_DEBUG("supervisor", "signal not sent: it has ended", F_STR("role", p->id),
                       F_ERR(&e));
         }

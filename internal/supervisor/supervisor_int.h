@@ -47,7 +47,6 @@ struct proc {
     struct cluster *cluster;
     enum proc_state state;
     pid_t pid;
-    int pidfd;               /* a duplicate for signals; the loop owns the other */
     struct loop_child child;
     struct loop_timer timer; /* back-off, or the grace of a stop */
     struct loop_io ready_io;

@@ -100,7 +100,7 @@ TEST(supervisor, ready_is_what_the_role_says) {
     struct proc *p = start(&b, "echo >&9; exec sleep 100");
     WAIT(&b, p->is_ready);
     ASSERT(b.s.announced);
-    ASSERT_OK(sys_pidfd_signal(p->pidfd, SIGKILL, NULL), &(struct err)ERR_INIT);
+    ASSERT_OK(loop_child_signal(&p->child, SIGKILL, NULL), &(struct err)ERR_INIT);
     WAIT(&b, p->restarts == 1);
     ASSERT(!p->is_ready);
     bench_stop(&b);
@@ -109,7 +109,7 @@ TEST(supervisor, ready_is_what_the_role_says) {
 TEST(supervisor, a_role_that_does_not_stop_is_killed) {
     struct bench b;
     bench_start(&b);
-    struct proc *p = start(&b, "trap '' TERM; echo >&9; while :; do sleep 100; done");
+    struct proc *p = start(&b, "trap '' TERM; echo >&9; exec sleep 100");
     WAIT(&b, p->is_ready);
     b.s.stopping = true; /* else it would be started again */
     proc_stop(p, 50 * NS_PER_MS);

@@ -341,7 +341,6 @@ struct collection {
     struct api_list_opts list;
     struct api_obj **objs;
     size_t n, at;
-    unsigned tries;
 };
 
 static void collection_step(struct api_call *c);
@@ -360,16 +359,16 @@ static void collection_fini(struct api_call *c) {
 static void on_item_deleted(struct api_call *c, int rc, struct api_obj *now, const struct err *e) {
     struct collection *k = c->state;
     (void)now;
-    if (rc < 0 && rc != -ERR_CONFLICT && rc != -ERR_NOT_FOUND) {
+    if (rc == -ERR_CONFLICT && c->tries++ < LIM_API_RETRIES) {
+        api_retry(c);
+        return;
+    }
+    if (rc < 0 && rc != -ERR_NOT_FOUND) {
         api_fail_err(c, e);
         collection_fini(c);
         return;
     }
-    if (rc == -ERR_CONFLICT && k->tries++ < LIM_API_RETRIES) {
-        collection_step(c);
-        return;
-    }
-    k->tries = 0;
+    c->tries = 0;
     k->at++;
     collection_step(c);
 }
@@ -419,6 +418,7 @@ void api_delete_collection(struct api_call *c) {
     struct collection *k = arena_new(&c->mem, struct collection);
     CHECK(k != NULL);
     c->state = k;
+    c->again = collection_step;
     if (!read_delete_options(c, &k->o) || !api_list_options(c, &k->list, false)) {
         return;
     }

@@ -360,7 +360,7 @@ static void version(struct api_call *c) {
     json_set_str(c->doc, o, "buildDate", "1970-01-01T00:00:00Z");
     json_set_str(c->doc, o, "goVersion", "");
     json_set_str(c->doc, o, "compiler", "cc");
-    json_set_str(c->doc, o, "platform", "linux/amd64");
+    json_set_str(c->doc, o, "platform", "linux/" KF_ARCH);
     api_reply_json(c, 200, o);
 }
 

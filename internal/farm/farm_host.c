@@ -1,6 +1,7 @@
 /* The Host object of the machine that farm runs on: what it is and under which addresses it was last seen. */
 #include "internal/farm/farm_int.h"
 
+#include "internal/base/version.h"
 #include "internal/sys/sys.h"
 
 #include <net/if.h>
@@ -45,11 +46,7 @@ static void applied(void *ctx, int rc, struct json *obj, const struct err *e) {
     json_push_str(d, json_set_arr(d, st, "addresses"), f->o.host);
     json_set_str(d, st, "lastSeen", now);
     json_set_str(d, st, "node", f->o.node_name);
-#if defined(__x86_64__)
-    json_set_str(d, st, "architecture", "amd64");
-#else
-    json_set_str(d, st, "architecture", "arm64");
-#endif
+    json_set_str(d, st, "architecture", KF_ARCH);
     struct kref r = hosts_ref;
     r.name = f->o.node_name;
     r.subresource = "status";

@@ -129,7 +129,7 @@ static int from_env(const struct opt *opts, const char *prefix, bool *is_set, st
 
 static int set_json(const struct opt *o, const struct json *v, const char *path, struct err *e) {
     char num[32], where[512];
-    IGNORE_ERR(str_put(where, sizeof(where), "%s: ", path), "a long path is told in part");
+    IGNORE_ERR(str_put(where, sizeof(where), "%.500s: ", path), "a long path is told in part");
     if (json_is_arr(v) && o->kind == OPT_LIST) {
         JSON_EACH(it, x, v) {
             int rc = json_str(x) ? set(o, str_dup(json_str(x)), where, e)

@@ -11,18 +11,17 @@
 #include <unistd.h>
 
 void agent_say(const char *fmt, ...) {
-    char text[512], line[600];
+    char line[640];
     va_list ap;
-    AUTO(buf) struct buf b = BUF_INIT(sizeof(text));
+    AUTO(buf) struct buf b = BUF_INIT(65536);
     va_start(ap, fmt);
     buf_vfmt(&b, fmt, ap);
     va_end(ap);
     uint64_t ms = clock_ns() / NS_PER_MS;
-    IGNORE_ERR(str_put(text, sizeof(text), "%s", buf_cstr(&b)), "cut is better than nothing");
-    if (str_put(line, sizeof(line), "kfarm: [%4llu.%03llu] %s\n", (unsigned long long)(ms / 1000),
-                (unsigned long long)(ms % 1000), text) < 0) {
-        return;
-    }
+    IGNORE_ERR(str_put(line, sizeof(line), "kfarm: [%4llu.%03llu] %.512s\n",
+                       (unsigned long long)(ms / 1000), (unsigned long long)(ms % 1000),
+                       buf_cstr(&b)),
+               "a long text is cut");
     struct err e = ERR_INIT;
     IGNORE_ERR(sys_write_all(STDERR_FILENO, span_str(line), &e), "nowhere left to say it");
 }

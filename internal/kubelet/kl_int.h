@@ -48,7 +48,7 @@ struct kl_ctr {
     /* ours */
     unsigned restarts;
     uint64_t backoff_ns, retry_at_ns; /* monotonic */
-    char wait_reason[48], wait_message[256];
+    char wait_reason[48], wait_message[640];
     char noted_id[LIM_KUBELET_ID], probed_id[LIM_KUBELET_ID]; /* the instance whose end was counted; the one being probed */
     bool is_started, is_ready, must_restart; /* startup passed, readiness passed, liveness failed */
     struct kl_probe probes[KL_PROBES];
@@ -98,7 +98,7 @@ struct kl_pod {
     struct map refs;         /* "configmaps/x", "secrets/y", "tokens/<volume>/<path>" → struct kl_ref */
     size_t refs_pending;
     bool refs_failed;
-    char refs_error[256];
+    char refs_error[LIM_KKEY + 256];
     uint64_t refs_at_ns;     /* when they were last complete; 0 never */
     uint64_t refs_retry_ns, sandbox_retry_ns;
     bool volumes_ready;

@@ -53,8 +53,8 @@ static void on_fetched(void *ctx, int rc, struct json *obj, const struct err *e)
         }
     } else {
         p->refs_failed = true;
-        IGNORE_ERR(str_put(p->refs_error, sizeof(p->refs_error), "%s: %.200s", f->key, e->msg),
-                   "cut");
+        IGNORE_ERR(str_put(p->refs_error, sizeof(p->refs_error), "%s: %s", f->key, e->msg),
+                   "a key and a message fit");
     }
     free(f->key);
     free(f);

@@ -459,7 +459,7 @@ static void note_end(struct kl_ctr *c) {
     IGNORE_ERR(str_put(c->wait_message, sizeof(c->wait_message),
                        "back-off %llus restarting failed container=%s pod=%s_%s(%s)",
                        (unsigned long long)(wait / NS_PER_S), c->name, p->name, p->ns, p->uid),
-               "cut is fine");
+               "names are bounded");
     kl_event(p, "Warning", "BackOff", "Back-off restarting failed container %s in pod %s_%s(%s)",
              c->name, p->name, p->ns, p->uid);
 }

@@ -477,17 +477,49 @@ static int run(struct role_api *a, int dir, int keyd, struct err *e) {
     return rc;
 }
 
+static int start(struct role_api *a, struct err *e) {
+    const struct flags *f = &a->f;
+    AUTO_FD int dir = -1;
+    int keyd = -1;
+    int rc;
+    if ((rc = role_fd(f->keyd_fd, "keyd-fd", &keyd, e)) < 0 ||
+        (rc = role_fd(f->ready_fd, "ready-fd", &a->ready_fd, e)) < 0 ||
+        (rc = role_fd(f->data_dir_fd, "data-dir-fd", &dir, e)) < 0) {
+        return rc;
+    }
+    if (dir < 0 && f->etcd.servers.n == 0) {
+        if (f->data_dir == NULL) {
+            return err_set(e, ERR_USAGE, "--data-dir or --etcd-servers is needed");
+        }
+        if ((dir = sys_open_dir(f->data_dir, e)) < 0) {
+            return err_wrap(e, "--data-dir");
+        }
+    }
+    /* Connections go out to kubelets; listening is for standalone use only. */
+    unsigned allow = SYS_ALLOW_BASE | SYS_ALLOW_FILES | SYS_ALLOW_CONNECT |
+                     (f->port > 0 ? SYS_ALLOW_LISTEN : 0u);
+    a->r.on_stop = on_stop;
+    a->r.ctx = a;
+    if ((rc = role_enter(&a->r, "apiserver", f->level, allow, e)) >= 0) {
+        rc = run(a, dir, keyd, e);
+        role_leave(&a->r);
+    }
+    return rc;
+}
+
 int cmd_apiserver(struct cmdctx *c, struct err *e) {
-    struct role_api a = {0};
+    struct role_api a = {.f = {.data_dir_fd = -1,
+                               .keyd_fd = -1,
+                               .ready_fd = -1,
+                               .etcd.tls_fd = -1,
+                               .anonymous = true,
+                               .scope = "admin",
+                               .level = "info",
+                               .bind_address = "",
+                               .service_cidr = "10.96.0.0/12",
+                               .node_ports = "30000-32767",
+                               .cluster_name = "kubernetes"}};
     struct flags *f = &a.f;
-    f->data_dir_fd = f->keyd_fd = f->ready_fd = f->etcd.tls_fd = -1;
-    f->anonymous = true;
-    f->scope = "admin";
-    f->level = "info";
-    f->bind_address = "";
-    f->service_cidr = "10.96.0.0/12";
-    f->node_ports = "30000-32767";
-    f->cluster_name = "kubernetes";
     const struct opt opts[] = {
         {"data-dir", OPT_STR, &f->data_dir, "DIR", "directory of the store"},
         {"data-dir-fd", OPT_I64, &f->data_dir_fd, "N", "the same as an open descriptor"},
@@ -525,33 +557,6 @@ int cmd_apiserver(struct cmdctx *c, struct err *e) {
         {"log-level", OPT_STR, &f->level, "LEVEL", "debug, info, warn or error"},
         {NULL, OPT_STR, NULL, NULL, NULL},
     };
-    int dir = -1;
-    int keyd = -1;
     int rc = opt_parse(c, opts, NULL, NULL, e);
-    if (rc < 0 || (rc = role_fd(f->keyd_fd, "keyd-fd", &keyd, e)) < 0 ||
-        (rc = role_fd(f->ready_fd, "ready-fd", &a.ready_fd, e)) < 0 ||
-        (rc = role_fd(f->data_dir_fd, "data-dir-fd", &dir, e)) < 0) {
-        return rc;
-    }
-    if (dir < 0 && f->etcd.servers.n == 0) {
-        if (f->data_dir == NULL) {
-            return err_set(e, ERR_USAGE, "--data-dir or --etcd-servers is needed");
-        }
-        if ((dir = sys_open_dir(f->data_dir, e)) < 0) {
-            return err_wrap(e, "--data-dir");
-        }
-    }
-    /* Connections go out to kubelets; listening is for standalone use only. */
-    unsigned allow = SYS_ALLOW_BASE | SYS_ALLOW_FILES | SYS_ALLOW_CONNECT |
-                     (f->port > 0 ? SYS_ALLOW_LISTEN : 0u);
-    a.r.on_stop = on_stop;
-    a.r.ctx = &a;
-    if ((rc = role_enter(&a.r, "apiserver", f->level, allow, e)) >= 0) {
-        rc = run(&a, dir, keyd, e);
-        role_leave(&a.r);
-    }
-    if (dir >= 0) {
-        sys_close(dir);
-    }
-    return rc;
+    return rc < 0 ? rc : start(&a, e);
 }

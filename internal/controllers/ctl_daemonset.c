@@ -344,15 +344,7 @@ static void on_set(void *ctx, struct json *old, struct json *cur) {
 
 static void on_pod(void *ctx, struct json *old, struct json *cur) {
     struct dsctl *ctl = ctx;
-    if (old) {
-        ctl_enqueue_owner(ctl->q, old, "DaemonSet");
-    }
-    if (cur) {
-        ctl_enqueue_owner(ctl->q, cur, "DaemonSet");
-        if (!kube_controller_of(cur) && !kube_is_deleting(cur)) {
-            ctl_enqueue_matching(ctl->q, ctl->sets, cur);
-        }
-    }
+    ctl_enqueue_owners(ctl->q, ctl->sets, "DaemonSet", old, cur);
 }
 
 static void on_node(void *ctx, struct json *old, struct json *cur) {

@@ -390,15 +390,7 @@ static void on_deploy(void *ctx, struct json *old, struct json *cur) {
 
 static void on_set(void *ctx, struct json *old, struct json *cur) {
     struct deployctl *ctl = ctx;
-    if (old) {
-        ctl_enqueue_owner(ctl->q, old, "Deployment");
-    }
-    if (cur) {
-        ctl_enqueue_owner(ctl->q, cur, "Deployment");
-        if (!kube_controller_of(cur) && !kube_is_deleting(cur)) {
-            ctl_enqueue_matching(ctl->q, ctl->deploys, cur);
-        }
-    }
+    ctl_enqueue_owners(ctl->q, ctl->deploys, "Deployment", old, cur);
 }
 
 /* Recreate waits for the last old pod. */

@@ -123,6 +123,9 @@ bool ctl_pod_available(const struct json *pod, int64_t min_ready_s, uint64_t now
 void ctl_template_hash(const struct json *template, int64_t collisions, char dst[16]);
 /* Queues every object of `inf` in the namespace of the orphan whose spec.selector selects it. */
 void ctl_enqueue_matching(struct kqueue *q, const struct kinformer *inf, const struct json *orphan);
+/* Something changed that objects of `kind`, all in `inf`, control: its owners look, and those that may adopt it. */
+void ctl_enqueue_owners(struct kqueue *q, const struct kinformer *inf, const char *kind, const struct json *old,
+                        const struct json *cur);
 
 /* ---- ctl_history.c ---- */
 struct kinformer *ctl_revisions(struct controllers *c);

@@ -571,17 +571,9 @@ static void on_job(void *ctx, struct json *old, struct json *cur) {
 
 static void on_pod(void *ctx, struct json *old, struct json *cur) {
     struct jobctl *ctl = ctx;
-    if (old) {
-        ctl_enqueue_owner(ctl->q, old, "Job");
-    }
-    if (cur) {
-        ctl_enqueue_owner(ctl->q, cur, "Job");
-        if (is_uncounted(ctl, cur)) {
-            kqueue_add_obj(ctl->orphans, cur);
-        }
-        if (!kube_controller_of(cur) && !kube_is_deleting(cur)) {
-            ctl_enqueue_matching(ctl->q, ctl->jobs, cur);
-        }
+    ctl_enqueue_owners(ctl->q, ctl->jobs, "Job", old, cur);
+    if (cur && is_uncounted(ctl, cur)) {
+        kqueue_add_obj(ctl->orphans, cur);
     }
 }
 

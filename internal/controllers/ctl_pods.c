@@ -87,6 +87,19 @@ void ctl_enqueue_matching(struct kqueue *q, const struct kinformer *inf,
     }
 }
 
+void ctl_enqueue_owners(struct kqueue *q, const struct kinformer *inf, const char *kind,
+                        const struct json *old, const struct json *cur) {
+    if (old) {
+        ctl_enqueue_owner(q, old, kind);
+    }
+    if (cur) {
+        ctl_enqueue_owner(q, cur, kind);
+        if (!kube_controller_of(cur) && !kube_is_deleting(cur)) {
+            ctl_enqueue_matching(q, inf, cur);
+        }
+    }
+}
+
 /* ---- pods from templates ---- */
 
 struct json *ctl_pod(struct json_doc *d, const struct json *template, const struct json *owner) {

@@ -182,15 +182,7 @@ static void on_set(void *ctx, struct json *old, struct json *cur) {
 
 static void on_pod(void *ctx, struct json *old, struct json *cur) {
     struct rsctl *ctl = ctx;
-    if (old) {
-        ctl_enqueue_owner(ctl->q, old, "ReplicaSet");
-    }
-    if (cur) {
-        ctl_enqueue_owner(ctl->q, cur, "ReplicaSet");
-        if (!kube_controller_of(cur) && !kube_is_deleting(cur)) {
-            ctl_enqueue_matching(ctl->q, ctl->sets, cur);
-        }
-    }
+    ctl_enqueue_owners(ctl->q, ctl->sets, "ReplicaSet", old, cur);
 }
 
 void ctl_start_replicaset(struct controllers *c) {

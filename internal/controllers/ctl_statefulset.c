@@ -161,45 +161,61 @@ static const struct json *template_of(struct sync *s, const struct json *set,
 
 /* ---- one step ---- */
 
-static void run_set(struct sync *s, const struct json *set, const struct objvec *mine) {
+/* What a set's spec says of its pods. */
+struct plan {
+    const struct json *set, *update; /* update: spec.updateStrategy */
+    int64_t replicas, first, end, partition;
+    bool parallel, on_delete;
+};
+
+static struct plan plan_of(const struct json *set) {
+    struct plan n = {.set = set, .update = json_at(set, "spec", "updateStrategy")};
+    n.parallel = str_eq(json_str_at(set, "spec", "podManagementPolicy"), "Parallel");
+    n.replicas = json_i64_at(set, 1, "spec", "replicas");
+    n.first = json_i64_at(set, 0, "spec", "ordinals", "start");
+    n.end = n.first + n.replicas;
+    n.on_delete = str_eq(json_str(json_get(n.update, "type")), "OnDelete");
+    n.partition = json_i64_at(n.update, 0, "rollingUpdate", "partition");
+    return n;
+}
+
+/* Upwards: what is missing or has failed, one after the other unless parallel. True: all there is to do for now. */
+static bool fill_up(struct sync *s, const struct plan *n) {
     struct stsrun *run = s->data;
-    bool parallel = str_eq(json_str_at(set, "spec", "podManagementPolicy"), "Parallel");
-    int64_t replicas = json_i64_at(set, 1, "spec", "replicas"),
-            first = json_i64_at(set, 0, "spec", "ordinals", "start"), end = first + replicas;
-    const struct json *strategy = json_at(set, "spec", "updateStrategy");
-    bool on_delete = str_eq(json_str(json_get(strategy, "type")), "OnDelete");
-    int64_t partition = json_i64_at(strategy, 0, "rollingUpdate", "partition");
-    const char *cur_rev = json_str_or(json_at(set, "status", "currentRevision"), run->revision);
+    const char *cur_rev = json_str_or(json_at(n->set, "status", "currentRevision"), run->revision);
     const struct json *old_rev = kinformer_get(run->ctl->revisions, s->ns, cur_rev);
     const char *old_hash = kube_label(old_rev, LABEL_HASH);
-    /* upwards: what is missing or has failed, one after the other unless parallel */
-    for (int64_t i = first; i < end; i++) {
+    for (int64_t i = n->first; i < n->end; i++) {
         const struct json *p = pod_at(s, i);
-        if (p && !kube_is_owned_by(p, kube_uid(set))) {
-            return; /* a stranger has the name */
+        if (p && !kube_is_owned_by(p, kube_uid(n->set))) {
+            return true; /* a stranger has the name */
         }
         if (p && pod_is_terminal(p) && !kube_is_deleting(p)) {
-            delete_pod(s, set, p);
-            return;
+            delete_pod(s, n->set, p);
+            return true;
         }
         if (!p) {
-            bool old = (i < partition || on_delete) && old_rev && old_hash;
-            create_pod(s, set,
-                       old ? template_of(s, set, cur_rev) : json_at(set, "spec", "template"),
+            bool old = (i < n->partition || n->on_delete) && old_rev && old_hash;
+            create_pod(s, n->set,
+                       old ? template_of(s, n->set, cur_rev) : json_at(n->set, "spec", "template"),
                        old ? old_hash : run->hash, i);
         }
-        if (!parallel && !is_available(set, p)) {
-            return;
+        if (!n->parallel && !is_available(n->set, p)) {
+            return true;
         }
     }
-    /* downwards: what is too many, the highest first */
+    return false;
+}
+
+/* Downwards: what is too many, the highest first. True: as above. */
+static bool scale_down(struct sync *s, const struct plan *n, const struct objvec *mine) {
     int64_t highest = -1;
     const struct json *victim = NULL;
     for (size_t i = 0; i < mine->n; i++) {
-        int64_t o = ordinal_of(set, mine->v[i]);
-        if (o >= 0 && (o < first || o >= end)) {
-            if (parallel && !kube_is_deleting(mine->v[i])) {
-                delete_pod(s, set, mine->v[i]);
+        int64_t o = ordinal_of(n->set, mine->v[i]);
+        if (o >= 0 && (o < n->first || o >= n->end)) {
+            if (n->parallel && !kube_is_deleting(mine->v[i])) {
+                delete_pod(s, n->set, mine->v[i]);
             }
             if (o > highest) {
                 highest = o;
@@ -207,39 +223,48 @@ static void run_set(struct sync *s, const struct json *set, const struct objvec 
             }
         }
     }
-    if (victim && !parallel) {
-        if (!kube_is_deleting(victim)) {
-            delete_pod(s, set, victim);
-        }
-        return;
+    if (!victim || n->parallel) {
+        return false;
     }
-    if (on_delete || s->pending) {
-        return;
+    if (!kube_is_deleting(victim)) {
+        delete_pod(s, n->set, victim);
     }
-    /* downwards: one pod of an old template at a time, when all above are well */
+    return true;
+}
+
+/* Downwards: one pod of an old template at a time, when all above are well. */
+static void roll_out(struct sync *s, const struct plan *n) {
+    const struct stsrun *run = s->data;
     int64_t max_unavailable = 1, unavailable = 0;
-    IGNORE_ERR(kube_intstr_scaled(json_at(strategy, "rollingUpdate", "maxUnavailable"), replicas,
-                                  true, &max_unavailable),
+    IGNORE_ERR(kube_intstr_scaled(json_at(n->update, "rollingUpdate", "maxUnavailable"),
+                                  n->replicas, true, &max_unavailable),
                "validated by the API server");
     max_unavailable = max_unavailable < 1 ? 1 : max_unavailable;
-    for (int64_t i = first; i < end; i++) {
-        unavailable += !is_available(set, pod_at(s, i));
+    for (int64_t i = n->first; i < n->end; i++) {
+        unavailable += !is_available(n->set, pod_at(s, i));
     }
-    for (int64_t i = end - 1; i >= first && i >= partition; i--) {
+    for (int64_t i = n->end - 1; i >= n->first && i >= n->partition; i--) {
         const struct json *p = pod_at(s, i);
         if (p && !kube_is_deleting(p) && !str_eq(kube_label(p, LABEL_HASH), run->hash)) {
-            bool broken = !is_available(set, p);
+            bool broken = !is_available(n->set, p);
             if (!broken && unavailable >= max_unavailable) {
                 return;
             }
-            delete_pod(s, set, p);
+            delete_pod(s, n->set, p);
             unavailable += !broken;
             if (unavailable >= max_unavailable) {
                 return;
             }
-        } else if (!is_available(set, p) && max_unavailable == 1) {
+        } else if (!is_available(n->set, p) && max_unavailable == 1) {
             return;
         }
+    }
+}
+
+static void run_set(struct sync *s, const struct json *set, const struct objvec *mine) {
+    const struct plan n = plan_of(set);
+    if (!fill_up(s, &n) && !scale_down(s, &n, mine) && !n.on_delete && !s->pending) {
+        roll_out(s, &n);
     }
 }
 
@@ -332,15 +357,7 @@ static void on_revision(void *ctx, struct json *old, struct json *cur) {
 
 static void on_pod(void *ctx, struct json *old, struct json *cur) {
     struct stsctl *ctl = ctx;
-    if (old) {
-        ctl_enqueue_owner(ctl->q, old, "StatefulSet");
-    }
-    if (cur) {
-        ctl_enqueue_owner(ctl->q, cur, "StatefulSet");
-        if (!kube_controller_of(cur) && !kube_is_deleting(cur)) {
-            ctl_enqueue_matching(ctl->q, ctl->sets, cur);
-        }
-    }
+    ctl_enqueue_owners(ctl->q, ctl->sets, "StatefulSet", old, cur);
 }
 
 void ctl_start_statefulset(struct controllers *c) {

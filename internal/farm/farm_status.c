@@ -40,42 +40,10 @@ static void keep_others(struct json_doc *d, struct json *list, const struct json
     }
 }
 
-bool farm_sync_status(struct pass *p, const char *unsupported) {
-    const struct json *old = json_get(p->obj, "status");
-    AUTO(json_docp) struct json_doc *d = json_doc_new();
-    struct json *st = old ? json_copy(d, old) : json_new_obj(d);
-    char name[LIM_KKEY];
-    (void)str_put(name, sizeof(name), "%s-control-plane", p->name);
-    const struct json *dep = kinformer_get(p->f->deployments, p->ns, name);
-    int64_t want = json_i64_at(p->obj, 1, "spec", "replicas"),
-            ready = json_i64_at(dep, 0, "status", "readyReplicas");
-    bool paused = json_bool_at(p->obj, false, "spec", "paused"), up = ready > 0;
-    if (up) {
-        farm_tenant_connect(p->t);
-    }
-    size_t n_decl = farm_nodes_declared(p->obj), n_ready = farm_nodes_ready(p->t);
-    const char *host = farm_host(p->f, p->obj);
-    bool v6 = strchr(host, ':') != NULL;
-    if (json_i64_at(st, 0, "port")) {
-        json_set(d, st, "endpoint",
-                 json_new_fmt(d, "https://%s%s%s:%lld", v6 ? "[" : "", host, v6 ? "]" : "",
-                              (long long)json_i64_at(st, 0, "port")));
-        json_set(d, st, "kubeconfigSecret", json_new_fmt(d, "%s-kubeconfig", p->name));
-    }
-    bool was_up = str_eq(json_str_at(condition(old, "ControlPlaneReady"), "status"), "True");
-    json_set_str(d, st, "phase",
-                 unsupported                             ? "Failed"
-                 : paused                                ? "Paused"
-                 : up                                    ? "Running"
-                 : was_up || json_str_at(old, "version") ? "Degraded"
-                                                         : "Provisioning");
-    json_set_str(d, st, "version", p->t->version ? p->t->version : json_str_at(st, "version"));
-    json_set_i64(d, st, "replicas", json_i64_at(dep, 0, "status", "replicas"));
-    json_set_i64(d, st, "readyReplicas", ready);
-    struct json *nodes = json_set_obj(d, st, "nodes");
-    json_set_i64(d, nodes, "declared", (int64_t)n_decl);
-    json_set_i64(d, nodes, "ready", (int64_t)n_ready);
-    json_set_i64(d, st, "observedGeneration", json_i64_at(p->obj, 0, "metadata", "generation"));
+static struct json *conditions_of(struct pass *p, struct json_doc *d, const struct json *old,
+                                  const char *unsupported, bool up) {
+    int64_t want = json_i64_at(p->obj, 1, "spec", "replicas");
+    bool nodes_up = farm_nodes_ready(p->t) >= farm_nodes_declared(p->obj);
     struct json *list = json_new_arr(d);
     add_condition(d, list, old, "Accepted", !unsupported, unsupported ? "Unsupported" : "Accepted",
                   unsupported ? unsupported : "");
@@ -91,16 +59,61 @@ bool farm_sync_status(struct pass *p, const char *unsupported) {
         const char *text = farm_etcd_state(p->t, up, &reason);
         add_condition(d, list, old, "DatastoreReady", up, reason, text);
     }
-    add_condition(d, list, old, "Ready", up && !unsupported && n_ready >= n_decl,
-                  !up                ? "ControlPlaneNotReady"
-                  : n_ready < n_decl ? "NodesNotReady"
-                                     : "Ready",
-                  !up                ? "the control plane does not answer"
-                  : n_ready < n_decl ? "not every declared node is Ready"
-                                     : "");
+    add_condition(d, list, old, "Ready", up && !unsupported && nodes_up,
+                  !up         ? "ControlPlaneNotReady"
+                  : !nodes_up ? "NodesNotReady"
+                              : "Ready",
+                  !up         ? "the control plane does not answer"
+                  : !nodes_up ? "not every declared node is Ready"
+                              : "");
     keep_others(d, list, old);
-    json_set(d, st, "conditions", list);
-    if (json_eq(st, old)) {
+    return list;
+}
+
+static const char *phase_of(struct pass *p, const struct json *old, const char *unsupported,
+                            bool up) {
+    bool was_up = str_eq(json_str_at(condition(old, "ControlPlaneReady"), "status"), "True");
+    return unsupported                                     ? "Failed"
+           : json_bool_at(p->obj, false, "spec", "paused") ? "Paused"
+           : up                                            ? "Running"
+           : was_up || json_str_at(old, "version")         ? "Degraded"
+                                                           : "Provisioning";
+}
+
+static struct json *status_of(struct pass *p, struct json_doc *d, const char *unsupported) {
+    const struct json *old = json_get(p->obj, "status");
+    struct json *st = old ? json_copy(d, old) : json_new_obj(d);
+    AUTO_FREE char *name = str_fmt("%s-control-plane", p->name);
+    const struct json *dep = kinformer_get(p->f->deployments, p->ns, name);
+    int64_t ready = json_i64_at(dep, 0, "status", "readyReplicas");
+    bool up = ready > 0;
+    if (up) {
+        farm_tenant_connect(p->t);
+    }
+    const char *host = farm_host(p->f, p->obj);
+    bool v6 = strchr(host, ':') != NULL;
+    if (json_i64_at(st, 0, "port")) {
+        json_set(d, st, "endpoint",
+                 json_new_fmt(d, "https://%s%s%s:%lld", v6 ? "[" : "", host, v6 ? "]" : "",
+                              (long long)json_i64_at(st, 0, "port")));
+        json_set(d, st, "kubeconfigSecret", json_new_fmt(d, "%s-kubeconfig", p->name));
+    }
+    json_set_str(d, st, "phase", phase_of(p, old, unsupported, up));
+    json_set_str(d, st, "version", p->t->version ? p->t->version : json_str_at(st, "version"));
+    json_set_i64(d, st, "replicas", json_i64_at(dep, 0, "status", "replicas"));
+    json_set_i64(d, st, "readyReplicas", ready);
+    struct json *nodes = json_set_obj(d, st, "nodes");
+    json_set_i64(d, nodes, "declared", (int64_t)farm_nodes_declared(p->obj));
+    json_set_i64(d, nodes, "ready", (int64_t)farm_nodes_ready(p->t));
+    json_set_i64(d, st, "observedGeneration", json_i64_at(p->obj, 0, "metadata", "generation"));
+    json_set(d, st, "conditions", conditions_of(p, d, old, unsupported, up));
+    return st;
+}
+
+bool farm_sync_status(struct pass *p, const char *unsupported) {
+    AUTO(json_docp) struct json_doc *d = json_doc_new();
+    struct json *st = status_of(p, d, unsupported);
+    if (json_eq(st, json_get(p->obj, "status"))) {
         return false;
     }
     struct json *patch = json_new_obj(d);

@@ -224,6 +224,7 @@ static inline void kube_path_pop(struct kube_path *p, size_t n) {
 
 /* The one text of decoding and patch errors. */
 void kube_errs_text(struct kube_errs *e, const char *fmt, ...) PRINTF(2, 3);
+int kube_patch_not(struct kube_errs *e, const char *go_type, const struct json *patch); /* of another kind; -ERR_INVALID */
 struct arena *kube_errs_mem(struct kube_errs *e);
 /* A cause as it stands, without a prefix of its kind. */
 void kube_errs_raw(struct kube_errs *e, const char *reason, const char *field, const char *fmt, ...)

@@ -28,16 +28,20 @@ static struct json *merge(struct json_doc *d, struct json *target, const struct 
     return target;
 }
 
+int kube_patch_not(struct kube_errs *errs, const char *go_type, const struct json *patch) {
+    kube_errs_text(errs, "error decoding patch: json: cannot unmarshal %s into Go value of type %s",
+                   json_is_arr(patch)   ? "array"
+                   : json_is_obj(patch) ? "object"
+                   : json_is_str(patch) ? "string"
+                                        : "value",
+                   go_type);
+    return -ERR_INVALID;
+}
+
 int kube_patch_merge(struct json_doc *d, struct json *target, const struct json *patch,
                      struct json **ret, struct kube_errs *errs) {
     if (!json_is_obj(patch)) {
-        kube_errs_text(errs,
-                       "error decoding patch: json: cannot unmarshal %s into Go value of type "
-                       "map[string]interface {}",
-                       json_is_arr(patch)   ? "array"
-                       : json_is_str(patch) ? "string"
-                                            : "value");
-        return -ERR_INVALID;
+        return kube_patch_not(errs, "map[string]interface {}", patch);
     }
     *ret = merge(d, target, patch);
     return 0;
@@ -196,13 +200,7 @@ static int one_op(struct json_doc *d, struct json **root, const struct json *op)
 int kube_patch_json(struct json_doc *d, struct json *target, const struct json *patch,
                     struct json **ret, struct kube_errs *errs) {
     if (!json_is_arr(patch)) {
-        kube_errs_text(errs,
-                       "error decoding patch: json: cannot unmarshal %s into Go value of type "
-                       "[]handlers.jsonPatchOp",
-                       json_is_obj(patch)   ? "object"
-                       : json_is_str(patch) ? "string"
-                                            : "value");
-        return -ERR_INVALID;
+        return kube_patch_not(errs, "[]handlers.jsonPatchOp", patch);
     }
     if (json_len(patch) > LIM_JSON_PATCH_OPS) {
         kube_errs_text(errs, "The allowed maximum operations in a JSON patch is %d, got %zu",

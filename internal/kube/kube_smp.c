@@ -353,13 +353,7 @@ int kube_patch_strategic(struct json_doc *d, const struct kube_type *t, struct j
                          const struct json *patch, struct json **ret, struct kube_errs *errs) {
     struct smp s = {d, errs};
     if (!json_is_obj(patch)) {
-        kube_errs_text(errs,
-                       "error decoding patch: json: cannot unmarshal %s into Go value of type "
-                       "map[string]interface {}",
-                       json_is_arr(patch)   ? "array"
-                       : json_is_str(patch) ? "string"
-                                            : "value");
-        return -ERR_INVALID;
+        return kube_patch_not(errs, "map[string]interface {}", patch);
     }
     return merge_map(&s, t, target, patch, ret);
 }

@@ -87,24 +87,27 @@ int pki_jws_sign(const struct pki_key *k, struct span claims, struct buf *ret_to
                : 0;
 }
 
-static int check_with(struct span pub_pem, struct span kid, bool es256, struct span signed_part,
-                      struct span sig, struct err *e) {
+/* A public key, and its SubjectPublicKeyInfo in DER. *pk is to be freed on failure too. */
+static int read_public(struct span pub_pem, mbedtls_pk_context *pk, struct buf *spki,
+                       struct err *e) {
     static const char *const labels[] = {"PUBLIC KEY", NULL};
-    AUTO(buf) struct buf der = BUF_INIT(LIM_PKI_PEM), spki = BUF_INIT(PKI_DER_KEY);
-    AUTO(buf) struct buf id = BUF_INIT(64), der_sig = BUF_INIT(PKI_SIG);
-    uint8_t digest[HASH_SHA256];
+    AUTO(buf) struct buf der = BUF_INIT(LIM_PKI_PEM);
+    mbedtls_pk_init(pk);
     int rc = pki_first(pub_pem, labels, &der, e);
     if (rc < 0) {
         return rc;
     }
+    int m = mbedtls_pk_parse_public_key(pk, der.p, der.n);
+    return m ? pki_fail(e, ERR_INVALID, m, "public key") : pki_spki(pk, spki, e);
+}
+
+static int check_with(struct span pub_pem, struct span kid, bool es256, struct span signed_part,
+                      struct span sig, struct err *e) {
+    AUTO(buf) struct buf spki = BUF_INIT(PKI_DER_KEY), id = BUF_INIT(64);
+    AUTO(buf) struct buf der_sig = BUF_INIT(PKI_SIG);
+    uint8_t digest[HASH_SHA256];
     mbedtls_pk_context pk;
-    mbedtls_pk_init(&pk);
-    int m = mbedtls_pk_parse_public_key(&pk, der.p, der.n);
-    if (m) {
-        rc = pki_fail(e, ERR_INVALID, m, "public key");
-        goto out;
-    }
-    rc = pki_spki(&pk, &spki, e);
+    int rc = read_public(pub_pem, &pk, &spki, e);
     if (rc < 0) {
         goto out;
     }
@@ -120,7 +123,7 @@ static int check_with(struct span pub_pem, struct span kid, bool es256, struct s
         raw_to_der(sig, &der_sig);
         sig = buf_view(&der_sig);
     }
-    m = mbedtls_pk_verify(&pk, MBEDTLS_MD_SHA256, digest, sizeof(digest), sig.p, sig.n);
+    int m = mbedtls_pk_verify(&pk, MBEDTLS_MD_SHA256, digest, sizeof(digest), sig.p, sig.n);
     rc = m ? -ERR_NOT_FOUND : 0;
 out:
     mbedtls_pk_free(&pk);
@@ -184,20 +187,9 @@ int pki_jws_verify(struct span token, const struct span *pub_pems, size_t n, str
 }
 
 int pki_jwk(struct span pub_pem, struct buf *ret_json, struct err *e) {
-    static const char *const labels[] = {"PUBLIC KEY", NULL};
-    AUTO(buf) struct buf der = BUF_INIT(LIM_PKI_PEM), spki = BUF_INIT(PKI_DER_KEY);
-    int rc = pki_first(pub_pem, labels, &der, e);
-    if (rc < 0) {
-        return rc;
-    }
+    AUTO(buf) struct buf spki = BUF_INIT(PKI_DER_KEY);
     mbedtls_pk_context pk;
-    mbedtls_pk_init(&pk);
-    int m = mbedtls_pk_parse_public_key(&pk, der.p, der.n);
-    if (m) {
-        rc = pki_fail(e, ERR_INVALID, m, "public key");
-        goto out;
-    }
-    rc = pki_spki(&pk, &spki, e);
+    int rc = read_public(pub_pem, &pk, &spki, e);
     if (rc < 0) {
         goto out;
     }

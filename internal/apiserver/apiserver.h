@@ -6,6 +6,7 @@
  * Limits:   objects 3 MiB (1.5 MiB stored), LIM_API_RING events kept a resource for watches that lag, 64 MiB a request.
  * Errors:   INVALID (options), IO and CORRUPT (store), UNAVAILABLE.
  * Threads:  the loop's. Commits run on the store's lane.
+ * Time:     monotonic for timers; the wall clock for stamps, and for what tokens and certificates say.
  * Spec:     Kubernetes 1.36 API; differences from upstream are in docs/conformance.md.
  */
 #ifndef KF_APISERVER_H

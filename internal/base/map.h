@@ -2,6 +2,7 @@
  *
  * Owns:     copies of its keys; the values belong to the caller.
  * Limits:   grows with its entries; hashing is keyed per process against chosen collisions.
+ * Errors:   none; without memory the process ends.
  * Threads:  any, one at a time. Iteration order is unspecified; deleting the current entry while iterating is allowed.
  */
 #ifndef KF_MAP_H

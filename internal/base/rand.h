@@ -2,6 +2,7 @@
  *
  * Errors:   randomness never fails (getrandom blocks until seeded; failure aborts). Decoders: -ERR_INVALID, -ERR_LIMIT.
  * Threads:  any.
+ * Time:     what the clocks say at the call: clock_ns is monotonic, clock_wall_ns is not.
  * Spec:     base64 RFC 4648 (std §4 padded, url §5 unpadded); times RFC 3339 in UTC with seconds or microseconds.
  */
 #ifndef KF_RAND_H

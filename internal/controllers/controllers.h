@@ -6,6 +6,7 @@
  * Limits:   requests through kclient's; per controller as noted beside its code.
  * Errors:   what fails is tried again with back-off; a misconfiguration is refused at start (USAGE).
  * Threads:  the loop's.
+ * Time:     the loop's for delays; the wall clock for stamps, schedules and what is to end at a date.
  * Spec:     behaviour of kube-controller-manager 1.36 as far as its results can be seen through the API.
  */
 #ifndef KF_CONTROLLERS_H

@@ -6,6 +6,7 @@
  * Limits:   tenants as many as ports; 1,000 nodes a tenant are watched.
  * Errors:   shown as conditions and events on the Tenant; the loop ends only when a channel of the host closes.
  * Threads:  the loop's. Level-driven: one step a pass, each step looks at what is and does the next thing missing.
+ * Time:     the wall clock: stamps, the age of certificates.
  * Spec:     docs/concepts.md; Secret and Machine follow the Cluster API contract.
  */
 #ifndef KF_FARM_H

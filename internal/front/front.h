@@ -6,6 +6,7 @@
  * Limits:   1,024 connections waiting for a ClientHello, 10 s each, 16 KiB of ClientHello.
  * Errors:   INVALID, IO at start.
  * Threads:  the loop's.
+ * Time:     the loop's.
  * Spec:     RFC 8446 §4.1.2, RFC 6066 §3; descriptors by SCM_RIGHTS, unix(7).
  * Protocol: ipc from the supervisor, FRONT_* in internal/superclient/superclient.h.
  */

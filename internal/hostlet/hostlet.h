@@ -7,6 +7,7 @@
  * Limits:   1,024 containers; log lines 16 KiB.
  * Errors:   UNSUPPORTED (other images, exec), FORBIDDEN, NOT_FOUND (no such Tenant), and the supervisor's.
  * Threads:  the loop's.
+ * Time:     the loop's; the wall clock for stamps of containers and log lines.
  * Rule:     scope, port and server names come from the Tenant object, never from the pod: who may create pods in a
  *           namespace can run nothing but the tenants of that namespace.
  */

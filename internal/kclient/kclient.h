@@ -6,6 +6,7 @@
  * Limits:   answers 256 MiB, objects 3 MiB, 1,000 queued requests.
  * Errors:   the code that matches the Status answer (NOT_FOUND, CONFLICT, EXISTS, FORBIDDEN, GONE, BUSY, …), UNAVAILABLE.
  * Threads:  the loop's.
+ * Time:     the loop's; the wall clock for stamps in Events and Leases.
  * Spec:     Kubernetes API concepts: resourceVersion, watch bookmarks, 410 Gone, Retry-After.
  */
 #ifndef KF_KCLIENT_H

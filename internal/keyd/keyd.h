@@ -5,6 +5,7 @@
  * Limits:   4,096 channels, 64 SANs; leaf certificates one year, CAs ten.
  * Errors:   answers carry FORBIDDEN, NOT_FOUND, INVALID, IO.
  * Threads:  the loop's. No network, no exec: the process is started in an empty network namespace.
+ * Time:     the wall clock: validity of certificates and tokens.
  * Protocol: internal/keyclient/keyclient.h. A grant names a scope ("*": every scope), the profiles and, for "component",
  *           the common names it may ask for; "token": may have service-account tokens signed; "manage": may create and
  *           delete scopes. A channel can do nothing beyond its grant.

@@ -8,6 +8,7 @@
  * Limits:   LIM_KUBELET_PODS pods; LIM_KUBELET_LOG_LINE bytes a log line; 1 MiB of volume file.
  * Errors:   UNAVAILABLE, INVALID, IO, UNSUPPORTED, NOT_FOUND; what concerns one pod ends in its status and events.
  * Threads:  the loop's. Nothing blocks.
+ * Time:     the loop's for probes, back-off and grace; the wall clock for stamps.
  * Spec:     Kubernetes 1.36 pod life cycle, node heartbeats, CRI v1 (cri_*.c), CRI log format.
  */
 #ifndef KF_KUBELET_H

@@ -3,7 +3,9 @@
  * What:     LOG_INFO("pkg", "message", F_STR("key", v), F_U64("n", 3));
  * Owns:     the process-wide level, format and role name (see base/globals.txt).
  * Limits:   1 KiB a record (cut, marked with an ellipsis); one write(2) each, never blocking on purpose.
+ * Errors:   none; what cannot be written is lost.
  * Threads:  any.
+ * Time:     the wall clock.
  * Rules:    the place that decides about an error logs it, once. Secrets have no formatter.
  */
 #ifndef KF_LOG_H

@@ -6,6 +6,7 @@
  * Limits:   LIM_NB_* below and those of dhcp and tftp.
  * Errors:   INVALID (a plan that contradicts itself; says where), LIMIT, and those of sys for files and sockets.
  * Threads:  the loop's; the lease file is written on LANE_FILE.
+ * Time:     the loop's; the wall clock for leases on disk and stamps.
  * Spec:     RFC 2131, 4578 and UEFI 2.10 §24 (PXE, HTTP boot) through dhcp; docs/netboot.md.
  */
 #ifndef KF_NETBOOT_H

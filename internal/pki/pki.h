@@ -6,6 +6,7 @@
  * Limits:   PEM 64 KiB; 64 SANs; CN and O 256 bytes.
  * Errors:   INVALID (malformed, mismatch), UNAUTHENTICATED (signature), LIMIT, INTERNAL.
  * Threads:  any, one object at a time.
+ * Time:     passed in (now_s), as seconds of the wall clock.
  * Spec:     RFC 5280, RFC 2986, RFC 7515 (ES256, RS256 verify), RFC 7638; Kubernetes PKI layout of kubeadm.
  */
 #ifndef KF_PKI_H

@@ -6,6 +6,7 @@
  * Limits:   LIM_PROXY_RULES bytes of rules.
  * Errors:   what the kernel refuses is logged and tried again with the next change or after a pause; never fatal.
  * Threads:  the loop's. Changes within PROXY_BATCH_MS are applied together.
+ * Time:     the loop's.
  * Spec:     Kubernetes Services: clusterIP, nodePort, externalIPs, loadBalancer ingress IPs, sessionAffinity ClientIP,
  *           internal/externalTrafficPolicy Local; IPv4.
  */

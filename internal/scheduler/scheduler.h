@@ -4,7 +4,9 @@
  *           events and the PodScheduled condition; preempts lower priorities when nothing else helps.
  * Owns:     its queue and its accounting of nodes; informers belong to the factory.
  * Limits:   LIM_SCHED_ROUND pods a wake-up, so that a burst does not starve the loop.
+ * Errors:   what fails is tried again with back-off.
  * Threads:  the loop's.
+ * Time:     the loop's; the wall clock for stamps.
  * Spec:     filters NodeUnschedulable, NodeName, TaintToleration, NodeAffinity, NodePorts, NodeResourcesFit,
  *           PodTopologySpread, InterPodAffinity (required), VolumeBinding (bound claims only); scores
  *           LeastAllocated, BalancedAllocation, NodeAffinity, TaintToleration, spread of a pod's own controller.

@@ -6,8 +6,9 @@
  * Limits:   handshake LIM_TLS_HANDSHAKE_MS; client certificate chains of 4; 16 KiB of PEM a certificate, 256 KiB a CA bundle.
  * Errors:   INVALID (PEM, key mismatch), UNAUTHENTICATED (peer not trusted), IO.
  * Threads:  the loop's.
- *           A pinned client trusts the pinned key whatever the dates say: machines without a clock battery boot by it.
- *           Clients ask for AES first where the processor has instructions for it.
+ * Time:     the wall clock judges certificates, but for a pinned client: it trusts the pinned key whatever the dates say,
+ *           since machines without a clock battery boot by it.
+ * Ciphers:  clients ask for AES first where the processor has instructions for it.
  * Spec:     RFC 8446, RFC 5246 (ECDHE with AEAD only), RFC 7301, RFC 6066 §3.
  */
 #ifndef KF_TLS_H

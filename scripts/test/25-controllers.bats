@@ -22,10 +22,10 @@ teardown_file() {
     api_teardown
 }
 
-controllers_start() {
+controllers_start() { # further flags
     "$KFARM" controllers --kubeconfig "$WORK/admin.kubeconfig" --scheduler-kubeconfig "$WORK/sched.kubeconfig" \
         --root-ca-file "$PKI/ca.crt" --cluster-signing-cert-file "$PKI/ca.crt" --cluster-signing-key-file "$PKI/ca.key" \
-        --cluster-cidr 10.244.0.0/16 --service-cluster-ip-range 10.96.0.0/16 --node-monitor-grace-period 6s \
+        --cluster-cidr 10.244.0.0/16 --service-cluster-ip-range 10.96.0.0/16 --node-monitor-grace-period 6s "$@" \
         >>"$WORK/controllers.log" 2>&1 3>&- &
     echo $! >"$WORK/controllers.pid"
 }
@@ -525,8 +525,20 @@ END
     kill -0 "$(cat "$WORK/controllers.pid")"
 }
 
+holders() { k get leases -n kube-system -o custom-columns=H:.spec.holderIdentity --no-headers | grep -vc '<none>\|^$'; }
+
+@test "controllers and scheduler hold their Leases, and give them back" {
+    k get lease -n kube-system kube-controller-manager kube-scheduler
+    [ "$(holders)" = 2 ]
+    kill "$(cat "$WORK/controllers.pid")"
+    wait_for is lease/kube-scheduler '{.spec.holderIdentity}' '' -n kube-system
+    wait_for is lease/kube-controller-manager '{.spec.holderIdentity}' '' -n kube-system
+}
+
+# As kfarm server starts it, which has one of them.
 @test "an idle controllers process is small and sleeps" {
     local pid
+    controllers_start --leader-elect=false
     pid=$(cat "$WORK/controllers.pid")
     kill "$(cat "$WORK/kubelets.pid")"
     # What becomes of nodes without a kubelet, and of their pods, is work; it was what this test once measured.

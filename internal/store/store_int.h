@@ -335,7 +335,8 @@ struct lease {
     struct list link; /* in `expired` of the store, or alone */
     struct store *s;
     int64_t id, ttl;
-    int64_t left; /* in the file, for a restart; 0: the whole time */
+    int64_t left; /* in the file, or on its way there, for a restart; 0: the whole time */
+    uint32_t n_checkpoints; /* on their way */
     bool revoking;
 };
 struct lease_left { /* what WR_LEFT writes */

@@ -79,7 +79,10 @@ static void checkpoint(struct loop_timer *t) {
         if (le->revoking || le->ttl <= s->o.lease_checkpoint_s) {
             continue;
         }
-        v[n++] = (struct lease_left){le->id, left_of(s, le) + 1};
+        le->left =
+            left_of(s, le) + 1; /* whoever renews it from here on has to undo this on the disk */
+        le->n_checkpoints++;
+        v[n++] = (struct lease_left){le->id, le->left};
         if (n == LEFT_CHUNK) {
             keep_chunk(s, v, n);
             n = 0;
@@ -101,11 +104,13 @@ static void checkpoint_arm(struct store *s) {
 
 void lease_kept(struct store *s, struct wr *w) {
     struct lease_left left;
-    for (int64_t i = 0; i < w->a && w->rc == 0; i++) {
+    for (int64_t i = 0; i < w->a; i++) {
         memcpy(&left, wr_own(w) + (size_t)i * sizeof(left), sizeof(left));
         struct lease *le = find(s, left.id);
-        if (le) {
-            le->left = left.left;
+        if (le && left.left) {
+            le->n_checkpoints -= le->n_checkpoints > 0;
+        } else if (le && w->rc == 0 && !le->n_checkpoints) { /* else a later one is on its way */
+            le->left = 0;
         }
     }
 }

@@ -2,6 +2,7 @@
 #include "internal/store/store_test.h"
 
 #include "internal/base/rand.h"
+#include "internal/lin/fault_lanes.h"
 #include "internal/t/t.h"
 
 #include <stdlib.h>
@@ -73,6 +74,77 @@ static int64_t ttl_of(struct box *b, int64_t id) {
     struct err e = ERR_INIT;
     ASSERT_OK(store_lease_get(b->s, id, &li, &e), &e);
     return li.ttl;
+}
+
+struct renewals {
+    struct box *b;
+    int started, done;
+};
+static void renewed(void *ctx, int rc, int64_t id, int64_t ttl, const struct err *e);
+
+static void renew(struct renewals *r) {
+    struct err e = ERR_INIT;
+    int64_t ttl = 0;
+    r->started++;
+    int rc = store_lease_keepalive(r->b->s, 5, renewed, r, &ttl, &e);
+    ASSERT(rc == 0 || rc == STORE_LATER);
+    r->done += rc == 0;
+}
+
+static void renewed(void *ctx, int rc, int64_t id, int64_t ttl, const struct err *e) {
+    struct renewals *r = ctx;
+    (void)id;
+    (void)ttl;
+    (void)e;
+    ASSERT_EQ(0, rc);
+    r->done++;
+    if (r->started == 1) {
+        renew(r); /* the second checkpoint is on its way to the disk */
+    }
+}
+
+/* The write lane stands still until so many are pending, then works until all renewals are answered. */
+static void held_until(struct renewals *r, size_t pending, bool renew_now) {
+    struct err e = ERR_INIT;
+    struct store *s = r->b->s;
+    box_rest(r->b);
+    s->commit_ns = NS_PER_S; /* nothing is committed on the loop */
+    fault_lanes.hold[LANE_DB_WRITE] = true;
+    if (renew_now) {
+        renew(r);
+    }
+    while (s->n_pending < pending) { /* a checkpoint comes after a second */
+        ASSERT_OK(loop_step(r->b->l, 5 * NS_PER_S, &e), &e);
+    }
+    loop_timer_stop(&s->checkpoint_timer); /* no more of them */
+    if (!renew_now) {
+        renew(r);
+    }
+    fault_lanes.hold[LANE_DB_WRITE] = false;
+    while (r->done < r->started) {
+        ASSERT_OK(loop_step(r->b->l, 5 * NS_PER_S, &e), &e);
+    }
+    box_rest(r->b);
+}
+
+/* A renewal that came while a checkpoint was on its way to the disk was lost at a restart: the lease ended early. */
+TEST(store, lease_renewed_during_a_checkpoint_keeps_its_time) {
+    struct box b = {.o = {.lease_checkpoint_s = 1}};
+    struct err e = ERR_INIT;
+    struct renewals r = {&b, 1, 1};
+    box_open(&b);
+    ASSERT_OK(box_grant(&b, 5, 1000, &e), &e);
+    held_until(&r, 1, false);
+    ASSERT_EQ(0, left_in_file(&b, 5));
+    ASSERT_OK(db_exec(&b.s->wr.db, "UPDATE lease SET left = 400", &e), &e);
+    box_shut(&b);
+    box_open(&b);
+    r = (struct renewals){&b, 0, 0};
+    held_until(&r, 2,
+               true); /* the checkpoint is behind the first renewal, the second comes between */
+    ASSERT_EQ(2, r.done);
+    ASSERT_EQ(0, left_in_file(&b, 5));
+    box_fini(&b);
 }
 
 TEST(store, lease_time_survives_a_restart) {

@@ -1,6 +1,8 @@
 #include "internal/etcd/etcd_int.h"
 
+#include "internal/pb/pb.h"
 #include "internal/t/t.h"
+#include "internal/wire/wire.h"
 
 #include <stdlib.h>
 
@@ -27,21 +29,15 @@ static void build(struct store_txn *t, struct store_body *b, bool nest) {
     }
 }
 
-/* The first byte chooses the message. */
-FUZZ(etcd_answers)(const uint8_t *p, size_t n) {
-    struct span m = span_of(p, n);
+static void decode(uint8_t kind, struct span m) {
     struct arena a = ARENA_INIT(1 << 20);
     struct store_range_res range = {0};
     struct watch_answer watch;
     struct status_answer status;
     struct answer_head head;
     struct span error;
-    uint8_t kind = 0;
     int64_t x;
     int64_t y;
-    if (span_u8(&m, &kind) < 0) {
-        return 0;
-    }
     struct store_txn *t = store_txn_new(1 << 20);
     build(t, &t->body, true);
     switch (kind % 6) {
@@ -62,6 +58,70 @@ FUZZ(etcd_answers)(const uint8_t *p, size_t n) {
     }
     store_txn_free(t);
     arena_fini(&a);
+}
+
+/* The first byte chooses the message. */
+FUZZ(etcd_answers)(const uint8_t *p, size_t n) {
+    struct span m = span_of(p, n);
+    uint8_t kind = 0;
+    if (span_u8(&m, &kind) == 0) {
+        decode(kind, m);
+    }
+    return 0;
+}
+
+/* ---- messages as etcd's tables have them, made of any bytes ---- */
+
+static uint32_t pick_of(struct span *in, uint32_t n) {
+    uint8_t x = 0;
+    IGNORE_ERR(span_u8(in, &x), "the end of the input is zeros");
+    return x % n;
+}
+
+static void made(struct buf *b, const struct pb_message *m, struct span *in, unsigned depth) {
+    static const int64_t ints[] = {0, 1, 2, 5, 6, 7, 255, 1 << 20, INT64_MAX, -1, INT64_MIN};
+    static const struct span texts[] = {SPAN_LIT(""),     SPAN_LIT("p"),  SPAN_LIT("pa"),
+                                        SPAN_LIT("pb"),   SPAN_LIT("pz"), SPAN_LIT("q"),
+                                        SPAN_LIT("value")};
+    for (const struct pb_field *f = m->fields; f->name && in->n; f++) {
+        for (uint32_t k = pick_of(in, f->is_repeated ? 5 : 2); k > 0; k--) {
+            if (f->kind == PB_MESSAGE) {
+                size_t at = wire_begin(b, f->number);
+                if (depth < 6) {
+                    made(b, &pb_etcd[f->message], in, depth + 1);
+                }
+                wire_end(b, at);
+            } else if (f->kind == PB_BYTES || f->kind == PB_STRING) {
+                wire_bytes_always(b, f->number, texts[pick_of(in, ARRAY_LEN(texts))]);
+            } else {
+                wire_i64(b, f->number, ints[pick_of(in, ARRAY_LEN(ints))]);
+            }
+        }
+    }
+}
+
+static void made_named(struct buf *b, const char *name, struct span *in) {
+    const struct pb_message *m = pb_etcd;
+    while (m->name && !str_eq(m->name, name)) {
+        m++;
+    }
+    CHECK(m->name);
+    made(b, m, in, 0);
+}
+
+FUZZ(etcd_answers_made)(const uint8_t *p, size_t n) {
+    static const char *const names[] = {"RangeResponse",  "TxnResponse",        "WatchResponse",
+                                        "StatusResponse", "LeaseGrantResponse", "PutResponse"};
+    struct span in = span_of(p, n < 4000 ? n : 4000);
+    AUTO(buf) struct buf b = BUF_INIT(1 << 22);
+    uint8_t kind = (uint8_t)pick_of(&in, ARRAY_LEN(names));
+    bool damaged = pick_of(&in, 4) == 0;
+    uint32_t at = pick_of(&in, 256);
+    made_named(&b, names[kind], &in);
+    if (damaged && b.n) {
+        b.p[at % b.n] = (uint8_t)(b.p[at % b.n] ^ 1u << at % 8);
+    }
+    decode(kind, buf_view(&b));
     return 0;
 }
 

@@ -64,6 +64,89 @@ FUZZ(storesrv_json)(const uint8_t *p, size_t n) {
     return 0;
 }
 
+/* ---- JSON that is right, made of any bytes: it is taken, and says the same after the way to bytes and back ---- */
+
+static uint32_t pick_of(struct span *in, uint32_t n) {
+    uint8_t x = 0;
+    IGNORE_ERR(span_u8(in, &x), "the end of the input is zeros");
+    return x % n;
+}
+
+static void made_int(struct buf *b, struct span *in, bool is_unsigned) {
+    static const char *const whole[] = {
+        "0", "1", "127", "128", "2147483647", "4294967296", "9223372036854775807"};
+    static const char *const below[] = {"-1", "-2147483648", "-9223372036854775808"};
+    bool negative = !is_unsigned && pick_of(in, 4) == 0;
+    const char *text =
+        negative ? below[pick_of(in, ARRAY_LEN(below))] : whole[pick_of(in, ARRAY_LEN(whole))];
+    buf_fmt(b, pick_of(in, 2) ? "\"%s\"" : "%s", text);
+}
+
+static void made_text(struct buf *b, struct span *in, bool is_bytes) {
+    static const char *const texts[] = {"",         "a",       "k\\u0041\\n",
+                                        "\\\"\\\\", "\\u00e9", "/registry/pods"};
+    static const char *const encoded[] = {"", "YQ==", "YWI=", "YWJj", "AAECAw==", "/////w=="};
+    buf_fmt(b, "\"%s\"", is_bytes ? encoded[pick_of(in, 6)] : texts[pick_of(in, 6)]);
+}
+
+static void made_message(struct buf *b, const struct pb_message *m, struct span *in,
+                         unsigned depth);
+
+static void made_value(struct buf *b, const struct pb_field *f, struct span *in, unsigned depth) {
+    switch (f->kind) {
+    case PB_INT:
+    case PB_UINT: made_int(b, in, f->kind == PB_UINT); break;
+    case PB_BOOL: buf_str(b, pick_of(in, 2) ? "true" : "false"); break;
+    case PB_STRING:
+    case PB_BYTES: made_text(b, in, f->kind == PB_BYTES); break;
+    case PB_MESSAGE: made_message(b, &pb_etcd[f->message], in, depth + 1); break;
+    case PB_DOUBLE:
+    case PB_MAP: break;
+    }
+}
+
+static void made_message(struct buf *b, const struct pb_message *m, struct span *in,
+                         unsigned depth) {
+    const char *comma = "";
+    buf_u8(b, '{');
+    for (const struct pb_field *f = m->fields; f->name; f++) {
+        if (!in->n || (f->kind == PB_MESSAGE && depth > 5) || pick_of(in, 3) == 0) {
+            continue;
+        }
+        buf_fmt(b, "%s\"%s\":", comma, f->name);
+        comma = ",";
+        if (!f->is_repeated) {
+            made_value(b, f, in, depth);
+            continue;
+        }
+        buf_u8(b, '[');
+        for (uint32_t k = 0, n = pick_of(in, 4); k < n; k++) {
+            buf_str(b, k ? "," : "");
+            made_value(b, f, in, depth);
+        }
+        buf_u8(b, ']');
+    }
+    buf_u8(b, '}');
+}
+
+FUZZ(storesrv_json_made)(const uint8_t *p, size_t n) {
+    size_t count = 0;
+    while (pb_etcd[count].name) {
+        count++;
+    }
+    struct span in = span_of(p, n < 4000 ? n : 4000);
+    const struct pb_message *m = &pb_etcd[pick_of(&in, (uint32_t)count)];
+    struct err e = ERR_INIT;
+    AUTO(buf) struct buf made = BUF_INIT(1 << 24), pb = BUF_INIT(1 << 24), json = BUF_INIT(1 << 24);
+    made_message(&made, m, &in, 0);
+    CHECK(message_of_json(m->name, "", buf_view(&made), &pb, &e) == 0);
+    CHECK(json_of_message(m->name, "", buf_view(&pb), &json) == 0);
+    buf_reset(&made);
+    CHECK(message_of_json(m->name, "", buf_view(&json), &made, &e) == 0);
+    CHECK(span_eq(buf_view(&pb), buf_view(&made)));
+    return 0;
+}
+
 /* ---- a whole server: calls as a client sends them, on a new store ---- */
 
 static const char *const paths[] = {

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -193,6 +194,14 @@ static _Noreturn void die(void) {
     __builtin_trap(); /* its list of system calls may hold no kill */
 }
 
+/* What was left; none when whoever set it has cleared it meanwhile. */
+static uint32_t counted_down(_Atomic uint32_t *n) {
+    uint32_t left = *n;
+    while (left && !atomic_compare_exchange_weak(n, &left, left - 1)) {
+    }
+    return left;
+}
+
 /* Counts a call; true when it is the last one. */
 static bool last_call(void) {
     ctl->n_calls++;
@@ -200,11 +209,7 @@ static bool last_call(void) {
         struct timespec t = {0, (long)(1 + luck(ctl->delay_us + 1)) * 1000};
         nanosleep(&t, NULL);
     }
-    uint32_t left = ctl->die_after;
-    if (left) {
-        ctl->die_after = left - 1;
-    }
-    return left == 1;
+    return counted_down(&ctl->die_after) == 1;
 }
 
 static int fail(int error) {
@@ -346,10 +351,9 @@ static void folder_synced(int fd) {
 
 /* The disk takes its time; the lock is not held meanwhile. */
 static void drag(void) {
-    uint32_t left = ctl->drag_left, us = ctl->drag_us;
-    if (left && us) {
+    uint32_t us = ctl->drag_us;
+    if (us && counted_down(&ctl->drag_left)) {
         struct timespec t = {us / 1000000, (long)(us % 1000000) * 1000};
-        ctl->drag_left = left - 1;
         ctl->n_dragged++;
         ctl->dragging++;
         nanosleep(&t, NULL);

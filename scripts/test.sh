@@ -66,16 +66,25 @@ run() {
     fi
 }
 
-# explain <log> <lines>: the failed cases with what explains each, or how the log ends; no more than so many lines.
+# explain <log> <lines>: the failed cases with what explains each, first what failed and at last what led to it, or how the log
+# ends; no more than so many lines.
 explain() {
     awk -v most="$2" '
+        function tell(    i) { # a case: its first four comments and its last ones
+            for (i = 1; i <= n; i++) { if (i <= 4 || i > n - part + 4) { print held[i] } }
+            n = 0
+        }
         NR == FNR { cases += /^not ok / && !/# *TODO/; last = FNR; next }
-        FNR == 1 { part = cases ? int(most / cases) - 1 : 0; part = part < 1 ? 1 : part > 12 ? 12 : part }
-        /^not ok / { left = /# *TODO/ ? 0 : part; told += left; if (left) { print; next } }
+        FNR == 1 { part = cases ? int(most / cases) - 1 : 0; part = part < 5 ? 5 : part > 20 ? 20 : part }
+        !/^#/ { tell(); is_case = 0 }
+        /^not ok / { is_case = !/# *TODO/; told += is_case; if (is_case) { print; next } }
         /^\[ *(ERROR|LINE|FAILED) *\]|error:|ERROR: |WARNING: ThreadSanitizer/ && !cases { print; told++; next }
-        /^#/ && left { print; left--; next }
-        { left = 0; tail[FNR % 12] = $0 }
-        END { for (i = last - 11; !told && i <= last; i++) { if (i > 0) { print tail[i % 12] } } }' "$1" "$1" |
+        is_case { held[++n] = $0; next }
+        { tail[FNR % 12] = $0 }
+        END {
+            tell()
+            for (i = last - 11; !told && i <= last; i++) { if (i > 0) { print tail[i % 12] } }
+        }' "$1" "$1" |
         cut -c1-240 | head -n "$2" | sed 's/^/    | /'
 }
 

@@ -3,6 +3,8 @@
 # The server is the test runner's (internal/t/t_httpd.c).
 # timeout: 600
 
+load common.bash
+
 bats_require_minimum_version 1.5.0
 
 runner=${KFARM_TESTS:-$BATS_TEST_DIRNAME/../../build/check/kfarm-tests}
@@ -70,7 +72,7 @@ setup() {
 @test "curl: one answer, keep-alive, HEAD, 404 (HTTP/1.1, HTTP/1.0, h2c)" {
     for v in --http1.1 --http1.0 --http2-prior-knowledge; do
         [ "$($c $v $plain/hello)" = hello ]
-        [ "$($c $v -o /dev/null -w '%{http_code}' $plain/nothing)" = 404 ]
+        expect_code 404 $c $v $plain/nothing
         $c $v -I $plain/hello | grep -qi '^content-length: 6'
     done
     [ "$($c $plain/hello $plain/hello -w '%{num_connects}')" = "$(printf 'hello\n1hello\n0')" ]

@@ -39,7 +39,7 @@ kubelets_start() {
 k() { timeout 90 "$K" "$@"; }
 # What the controllers do in milliseconds is awaited as long as a machine under load may need.
 wait_for() {
-    local end=$((SECONDS + 60))
+    local end=$((SECONDS + 120))
     while ((SECONDS <= end)); do
         "$@" && return 0
         sleep 0.05
@@ -53,7 +53,8 @@ nodes_ready() { [ "$(k get nodes --no-headers 2>/dev/null | grep -cw Ready)" = "
 is() { [ "$(k get "$1" -o jsonpath="$2" "${@:4}" 2>/dev/null)" = "$3" ]; }
 gone() { ! k get "$@" >/dev/null 2>&1; }
 no_pods() { [ -z "$(k get pods -o name "$@" 2>/dev/null)" ]; }
-events() { k get events "$@" -o custom-columns=R:.reason,O:.involvedObject.name,M:.message --no-headers; }
+# event PATTERN [-n NS]: "REASON OBJECT MESSAGE" of one; they are written after what they tell of.
+event() { k get events "${@:2}" -o custom-columns=R:.reason,O:.involvedObject.name,M:.message --no-headers | grep "$1"; }
 
 deployment() { # NAME REPLICAS [IMAGE] [STRATEGY]
     cat <<END
@@ -82,7 +83,8 @@ END
 }
 
 @test "nodes get pod ranges that differ" {
-    [ "$(k get nodes -o jsonpath='{.items[*].spec.podCIDR}' | tr ' ' '\n' | sort -u | grep -c '^10.244')" = 3 ]
+    three() { [ "$(k get nodes -o jsonpath='{.items[*].spec.podCIDR}' | tr ' ' '\n' | sort -u | grep -c '^10.244')" = 3 ]; }
+    wait_for three
 }
 
 @test "a deployment becomes pods on nodes" {
@@ -91,9 +93,9 @@ END
     k rollout status deploy/web --timeout=60s
     echo "$(((${EPOCHREALTIME/./} - t0) / 1000)) ms"
     [ "$(k get pods -l app=web -o jsonpath='{.items[*].spec.nodeName}' | tr ' ' '\n' | sort -u | wc -l)" = 3 ]
-    events | grep -q '^Scheduled'
-    events | grep -q '^SuccessfulCreate'
-    events | grep '^ScalingReplicaSet' | grep -q 'Scaled up replica set web-.* from 0 to 3'
+    wait_for event '^Scheduled'
+    wait_for event '^SuccessfulCreate'
+    wait_for event '^ScalingReplicaSet.*Scaled up replica set web-.* from 0 to 3'
     k get deploy web -o jsonpath='{.metadata.annotations.deployment\.kubernetes\.io/revision}' | grep -x 1
 }
 
@@ -102,7 +104,8 @@ END
     k rollout status deploy/web --timeout=60s
     wait_for is deploy/web '{.status.replicas}' 3
     [ "$(k get rs -l app=web --no-headers | wc -l)" = 2 ]
-    [ "$(k get pods -l app=web -o jsonpath='{.items[*].spec.containers[0].image}' | tr ' ' '\n' | sort -u)" = a:2 ]
+    only_new() { [ "$(k get pods -l app=web -o jsonpath='{.items[*].spec.containers[0].image}' | tr ' ' '\n' | sort -u)" = a:2 ]; }
+    wait_for only_new # when the kubelets have ended the old ones
     k rollout history deploy/web | grep -q '^2 '
     k rollout undo deploy/web
     k rollout status deploy/web --timeout=60s
@@ -232,7 +235,6 @@ metadata: {name: ok}
 spec:
   completions: 5
   parallelism: 2
-  ttlSecondsAfterFinished: 2
   template: {spec: {restartPolicy: Never, containers: [{name: c, image: x, args: [succeed]}]}}
 ---
 apiVersion: batch/v1
@@ -258,6 +260,7 @@ END
     is job/idx '{.status.completedIndexes}' 0-3
     finalizers_gone() { [ -z "$(k get pods -l job-name -o jsonpath='{.items[*].metadata.finalizers}')" ]; }
     wait_for finalizers_gone
+    k patch job ok -p '{"spec":{"ttlSecondsAfterFinished":1}}'
     wait_for gone job ok
     k delete job bad idx
     wait_for no_pods -l job-name
@@ -287,7 +290,10 @@ END
     k patch sts st -p '{"spec":{"updateStrategy":{"rollingUpdate":{"partition":0}}}}'
     k rollout status sts/st --timeout=60s
     is pod/st-0 '{.spec.containers[0].image}' a:2
-    k delete pod st-1
+    uid=$(k get pod st-1 -o jsonpath='{.metadata.uid}')
+    k delete pod st-1 --wait=false # kubectl waits in vain when the next one is there before its watch
+    another() { [ "$(k get pod st-1 -o jsonpath='{.metadata.uid}')" != "$uid" ] && is pod/st-1 '{.status.phase}' Running; }
+    wait_for another
     wait_for is sts/st '{.status.readyReplicas}' 3
     k scale sts st --replicas=1
     wait_for is pods '{.items[*].metadata.name}' st-0 -l app=st
@@ -313,8 +319,9 @@ END
         wait_for eval '[ -n "$(k get cronjob cj -o jsonpath={.status.lastSuccessfulTime})" ]'
         k patch cronjob cj -p '{"spec":{"suspend":true}}'
     done
-    [ "$(k get jobs --no-headers | grep -c '^cj-')" = 1 ]
-    events | grep -q '^SawCompletedJob *cj'
+    one_kept() { [ "$(k get jobs --no-headers | grep -c '^cj-')" = 1 ]; }
+    wait_for one_kept
+    wait_for event '^SawCompletedJob *cj'
     k delete cronjob cj
     job_gone() { [ -z "$(k get jobs -o name)" ]; }
     wait_for job_gone
@@ -328,7 +335,7 @@ END
     wait_for is deploy/big '{.status.readyReplicas}' 2 -n q
     wait_for is quota/q '{.status.used.pods} {.status.used.requests\.cpu}' '2 200m' -n q
     wait_for is rs '{.items[0].status.conditions[0].reason}' FailedCreate -n q
-    events -n q | grep -q '^FailedCreate.*exceeded quota'
+    wait_for event '^FailedCreate.*exceeded quota' -n q
     k create cm a -n q
     k create cm b -n q
     ! k create cm c -n q || false
@@ -436,7 +443,8 @@ assert b64(want) == sig
 END
     k patch secret bootstrap-token-abcdef -n kube-system -p "{\"stringData\":{\"expiration\":\"$(date -u -d '+2 seconds' +%FT%TZ)\"}}"
     wait_for gone secret bootstrap-token-abcdef -n kube-system
-    ! signed
+    not_signed() { ! signed; }
+    wait_for not_signed
 }
 
 @test "cluster roles aggregate" {
@@ -494,7 +502,7 @@ END
     wait_for is node/n1 '{.spec.taints[*].key}' 'node.kubernetes.io/unreachable node.kubernetes.io/unreachable'
     moved() { [ "$(k get pods -l app=mv --field-selector spec.nodeName!=n1 --no-headers | grep -c Running)" = 3 ]; }
     wait_for moved
-    events | grep -q '^NodeNotReady *n1'
+    wait_for event '^NodeNotReady *n1'
     rm "$WORK/silent-n1"
     wait_for nodes_ready 3
     wait_for is node/n1 '{.spec.taints}' ''

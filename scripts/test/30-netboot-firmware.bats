@@ -85,7 +85,7 @@ teardown_file() {
 }
 
 teardown() {
-    [ -n "$BATS_TEST_COMPLETED" ] || tail -30 "$W/log"
+    show_last || tail -n 12 "$W/log"
 }
 
 # boots VM WHO OPTIONS…

@@ -64,7 +64,7 @@ teardown_file() {
 # A node is known with its tenant's address and CA.
 planned() { jq -e --arg n "$1" '.nodes[] | select(.name == $n) | .document.tenant.caData' "$WORK/a/netboot/plan.json"; }
 client() { nsenter --net="/run/netns/$CLI" -- "$@"; }
-post() { client curl -sk --max-time 5 -d "$2" "https://10.88.0.1:8070/v1/$1"; }
+post() { client curl -sk --max-time 60 -d "$2" "https://10.88.0.1:8070/v1/$1"; }
 
 # power_on MAC: lease and boot script, as iPXE gets them, with $UUID_OPTION; sets ADDR and SCRIPT.
 power_on() {
@@ -75,7 +75,7 @@ power_on() {
         sed -n 's/.*lease of \([0-9.]*\) obtained.*/\1/p')
     [ -n "$ADDR" ] || return 1
     ip -n "$CLI" addr add "$ADDR/24" dev cli
-    SCRIPT=$(client curl -sf "$BOOT/boot/${1//:/-}.ipxe")
+    SCRIPT=$(client curl -sf --max-time 60 "$BOOT/boot/${1//:/-}.ipxe")
 }
 
 @test "making tenants is no reason for keyd to complain" {
@@ -182,7 +182,13 @@ metadata: {name: by-hand}
 spec: {macs: ["02:00:00:00:0b:01"]}
 OBJECT
     k delete host mac-02-00-00-00-0b-01 --ignore-not-found
-    sleep 0.5
+    # When it knows the next change of a Host it knows the end of that one.
+    in_plan() { jq -e --arg mac "$1" '.approved | index($mac)' "$WORK/a/netboot/plan.json"; }
+    not_in_plan() { ! in_plan "$1"; }
+    k patch host by-hand --type=merge -p '{"spec": {"approved": true}}'
+    wait_until in_plan $B
+    k patch host by-hand --type=merge -p '{"spec": {"approved": false}}'
+    wait_until not_in_plan $B
     power_on $B
     recognised() { [ "$(k get host by-hand -o 'jsonpath={.status.node}')" = blue-1 ]; }
     wait_until recognised

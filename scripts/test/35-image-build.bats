@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # `kfarm image build`: what comes out, that it comes out the same again, and that errors say what to do.
+load common.bash
 
 kfarm=$BATS_TEST_DIRNAME/../../build/kfarm
 

@@ -120,7 +120,7 @@ print(kv.Range(pb.RangeRequest(key=b'a'), timeout=5).kvs[0].value.decode())"
     [ "$status" != 0 ]
     run ns "$all" ns get k
     [ "$status" != 0 ]
-    [ "$(curl -s --unix-socket "$WORK/ns.sock" -o /dev/null -w '%{http_code}' http://localhost/metrics)" = 403 ]
+    expect_code 403 curl --unix-socket "$WORK/ns.sock" http://localhost/metrics
     [ "$(curl -s --unix-socket "$WORK/ns.sock" http://localhost/v3/kv/range -d '{"key":"aw=="}' | jq -r .kvs[0].value)" = Mg== ]
     proc_stop ns
     refuses "overlap" --listen-namespace-urls "unix:$WORK/x=/a/,unix:$WORK/y=/a/b/"

@@ -76,8 +76,8 @@ same() {
     [ "$(post "$PORT" cluster/member/list '{}' | jq -r '.members[0].name')" = default ]
     [ "$(post "$PORT" kv/range 'no json' | jq -r .code)" = 3 ]
     [ "$(post "$PORT" kv/range '{"nokey":1}' | jq -r .code)" = 3 ]
-    [ "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$PORT/v3/kv/range")" = 405 ]
-    [ "$(curl -s -o /dev/null -w '%{http_code}' -X POST "http://127.0.0.1:$PORT/v3/kv/nothing")" = 404 ]
+    expect_code 405 curl "http://127.0.0.1:$PORT/v3/kv/range"
+    expect_code 404 curl -X POST "http://127.0.0.1:$PORT/v3/kv/nothing"
     [ "$(curl -s "http://127.0.0.1:$PORT/version" | jq -r .etcdserver)" = 3.5.16 ]
 }
 
@@ -127,7 +127,7 @@ same() {
     [ "$(curl -s "$u/livez")" = ok ]
     [ "$(curl -s "$u/readyz?verbose")" = $'[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\nok' ]
     [ "$(curl -s "$u/livez/serializable_read")" = ok ]
-    [ "$(curl -s -o /dev/null -w '%{http_code}' "$u/livez/nothing")" = 404 ]
+    expect_code 404 curl "$u/livez/nothing"
     curl -s "$u/v3/maintenance/alarm" -d '{"action":"ACTIVATE","alarm":"CORRUPT"}' >/dev/null
     [ "$(curl -s "$u/readyz")" = $'[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n[+]linearizable_read ok' ]
     [ "$(curl -s "$u/readyz?exclude=data_corruption")" = ok ]

@@ -114,10 +114,18 @@ class Suite:
                         "cache" if where else "store", meta["name"], meta["resourceVersion"], o["spec"].get("replicas", ""),
                         st.get("readyReplicas", ""), st.get("phase", ""), o["spec"].get("nodeName", ""),
                         meta.get("deletionTimestamp", ""),
-                        [c["type"] + "=" + c["status"] for c in st.get("conditions", [])]))))
+                        [f"{c['type']}={c['status']} since {c.get('lastTransitionTime', '')[11:19]}"
+                         for c in st.get("conditions", [])],
+                        [w["reason"] for c in st.get("containerStatuses", []) if (w := c["state"].get("waiting"))]))))
+        try:
+            events = self.api.get("/api/v1/namespaces/t/events")["items"]  # what failed in the last seconds of their lives
+            lines += [f"event {e['involvedObject']['name']} {e['reason']} x{e.get('count', 1)}: {e['message'][:150]}"
+                      for e in events if e["type"] != "Normal"][-10:]
+        except (*NO_ANSWER, lab.ApiError) as e:
+            lines.append(f"events: {e}")
         for p in self.c.procs.values():
-            bad = [line for line in p.tail(2000).splitlines() if re.match(r"[EF]\d{4} |.*lvl=(warn|error)", line)]
-            lines += [f"{p.name}{'' if p.alive() else ' (ended)'}: {line[:200]}" for line in bad[-3:]]
+            bad = [line for line in p.tail(2000).splitlines() if re.match(r"[EFW]\d{4} |.*lvl=(warn|error)", line)]
+            lines += [f"{p.name}{'' if p.alive() else ' (ended)'}: {line[:200]}" for line in bad[-5:]]
         return "\n".join(lines)
 
     def node_lease(self):

@@ -1,5 +1,6 @@
 # timeout: 600
 # The installer, into a root directory of its own.
+load common.bash
 
 setup() {
     [ "$(id -u)" = 0 ] || skip "needs root"

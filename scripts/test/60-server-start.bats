@@ -90,7 +90,7 @@ teardown_file() { net_down; }
 @test "SIGKILL of the admin API server loses nothing and heals by itself" {
     k create configmap acknowledged --from-literal=a=b
     kubeconfig_split "$WORK/a/admin.kubeconfig"
-    ask() { on curl -sfk --max-time 1 --cert "$WORK/a/admin.crt" --key "$WORK/a/admin.key" https://10.88.0.1:6443/api/v1/namespaces/default/configmaps/acknowledged; }
+    ask() { on curl -sfk --max-time 5 --cert "$WORK/a/admin.crt" --key "$WORK/a/admin.key" https://10.88.0.1:6443/api/v1/namespaces/default/configmaps/acknowledged; }
     restarts() { grep -c 'role ended.*role=apiserver.*signal=9.*after_ms=50$' "$WORK/a.log"; }
     n=$(restarts) || true
     old=$(role_pids apiserver admin)

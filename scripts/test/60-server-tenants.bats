@@ -33,7 +33,7 @@ code() { # KUBECONFIG-BASE URL: HTTP status that the client certificate gets the
     # cluster-info is for those who have no credential yet.
     run on curl -sk "$(cat "$WORK/team-a.server")/api/v1/namespaces/kube-public/configmaps/cluster-info"
     [[ "$output" == *certificate-authority-data* ]]
-    [ "$(on curl -sk -o /dev/null -w '%{http_code}' "$(cat "$WORK/team-a.server")/api/v1/namespaces")" = 403 ]
+    expect_code 403 on curl -k "$(cat "$WORK/team-a.server")/api/v1/namespaces"
 }
 
 @test "its status and its pods are shown in the admin cluster" {
@@ -92,9 +92,9 @@ code() { # KUBECONFIG-BASE URL: HTTP status that the client certificate gets the
     # Tokens likewise.
     token=$(t team-a create -f - --raw /api/v1/namespaces/default/serviceaccounts/default/token <<<'{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{}}' | jq -r .status.token)
     [ -n "$token" ]
-    [ "$(on curl -sk -o /dev/null -w '%{http_code}' -H "Authorization: Bearer $token" "$(cat "$WORK/team-a.server")/version")" = 200 ]
+    expect_code 200 on curl -k -H "Authorization: Bearer $token" "$(cat "$WORK/team-a.server")/version"
     for to in adm team-b; do
-        [ "$(on curl -sk -o /dev/null -w '%{http_code}' -H "Authorization: Bearer $token" "$(cat "$WORK/$to.server")/version")" = 401 ]
+        expect_code 401 on curl -k -H "Authorization: Bearer $token" "$(cat "$WORK/$to.server")/version"
     done
 }
 
@@ -145,7 +145,7 @@ code() { # KUBECONFIG-BASE URL: HTTP status that the client certificate gets the
         kill -KILL "$old"
         began=$(now_ms)
         if [ $role = apiserver ]; then
-            again() { on curl -sfk --max-time 1 --cert "$WORK/team-a.crt" --key "$WORK/team-a.key" "$(cat "$WORK/team-a.server")/api/v1/namespaces/default/configmaps/before-apiserver"; }
+            again() { on curl -sfk --max-time 5 --cert "$WORK/team-a.crt" --key "$WORK/team-a.key" "$(cat "$WORK/team-a.server")/api/v1/namespaces/default/configmaps/before-apiserver"; }
         else
             again() { new=$(role_pids controllers "$uid"); [ -n "$new" ] && [ "$new" != "$old" ]; }
         fi
@@ -167,13 +167,16 @@ code() { # KUBECONFIG-BASE URL: HTTP status that the client certificate gets the
 
 @test "kills in a row are backed off, and it recovers" {
     uid=$(tenant_uid team-b)
+    old=
     for i in 1 2 3 4 5; do
-        running() { [ -n "$(role_pids apiserver "$uid")" ]; }
+        running() { pid=$(role_pids apiserver "$uid") && [ -n "$pid" ] && [ "$pid" != "$old" ]; }
         wait_until running
-        kill -KILL "$(role_pids apiserver "$uid")"
+        kill -KILL "$pid"
+        old=$pid
     done
     wait_until t team-b get namespace default
-    [ "$(k get pods -o json | jq '[.items[] | select(.metadata.name | startswith("team-b-")) | .status.containerStatuses[] | select(.name == "apiserver") | .restartCount] | add')" -ge 5 ]
+    counted() { [ "$(k get pods -o json | jq '[.items[] | select(.metadata.name | startswith("team-b-")) | .status.containerStatuses[] | select(.name == "apiserver") | .restartCount] | add')" -ge 5 ]; }
+    wait_until counted
 }
 
 @test "tenants survive a restart of the server" {
@@ -190,8 +193,10 @@ code() { # KUBECONFIG-BASE URL: HTTP status that the client certificate gets the
 
 @test "the server killed in the middle of making tenants finishes them at the next start" {
     for i in 1 2 3; do tenant_apply "cut-$i"; done
+    tree=$(server_tree)
     kill -KILL "$(cat "$WORK/a.pid")"
-    sleep 0.3
+    gone() { for pid in $tree; do [ ! -e "/proc/$pid" ] || return 1; done; }
+    wait_until gone
     server_start a
     for i in 1 2 3; do
         wait_until tenant_fetch "cut-$i"

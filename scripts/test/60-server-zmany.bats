@@ -23,7 +23,7 @@ all_running() {
     for i in $(seq 50); do
         tenant_fetch "t$i"
         kubeconfig_split "$WORK/t$i.kubeconfig"
-        on curl -sf --max-time 5 --cacert "$WORK/t$i.ca" --cert "$WORK/t$i.crt" --key "$WORK/t$i.key" \
+        on curl -sSf --max-time 60 --cacert "$WORK/t$i.ca" --cert "$WORK/t$i.crt" --key "$WORK/t$i.key" \
             "$(cat "$WORK/t$i.server")/api/v1/namespaces/default" >"$WORK/t$i.json"
     done
     # Fifty different clusters.
@@ -36,7 +36,7 @@ all_running() {
     server_start a
     for i in $(seq 50); do
         answers() {
-            on curl -sf --max-time 5 --cacert "$WORK/t$i.ca" --cert "$WORK/t$i.crt" --key "$WORK/t$i.key" \
+            on curl -sSf --max-time 60 --cacert "$WORK/t$i.ca" --cert "$WORK/t$i.crt" --key "$WORK/t$i.key" \
                 "$(cat "$WORK/t$i.server")/api/v1/namespaces/default"
         }
         wait_until answers

@@ -1,5 +1,6 @@
 # timeout: 1500
 # The main job: two machines, one BIOS and one UEFI, boot over the network into a tenant and run pods; three failures.
+load common.bash
 
 setup_file() {
     [ "$(id -u)" = 0 ] || skip "needs root"

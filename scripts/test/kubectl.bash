@@ -1,5 +1,7 @@
 # kubectl.bash: kubectl of two ages and a standalone API server, for the tests of the API.
 
+. "$BATS_TEST_DIRNAME/common.bash"
+
 KFARM=$(readlink -f "${KFARM:-$BATS_TEST_DIRNAME/../../build/kfarm}")
 TOOLS=${KFARM_CACHE:-$HOME/.cache/kfarm}/tools
 
@@ -85,7 +87,7 @@ api_setup() {
     WORK=$(mktemp -d)
     PKI=$WORK/pki
     mkdir "$PKI"
-    PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    PORT=$(free_port)
     export WORK PKI PORT
     openssl ecparam -name prime256v1 -genkey -noout -out "$PKI/ca.key" 2>/dev/null
     openssl req -x509 -new -key "$PKI/ca.key" -subj /CN=test-ca -days 30 -out "$PKI/ca.crt" 2>/dev/null

@@ -1,7 +1,10 @@
 # server.bash: loaded by the tests of the whole server. Each test file has a network namespace of its own (as each test of
 # the product has its folder), so that ports, DHCP and addresses never meet those of the machine or of another test.
 
-load expect.bash
+. "$BATS_TEST_DIRNAME/common.bash"
+teardown() { # of every test: with what the servers complained about
+    show_last || grep -h 'lvl=\(warn\|error\)' "$WORK"/*.log | tail -n 4 | cut -c1-240
+}
 
 KFARM=${KFARM:-$BATS_TEST_DIRNAME/../../build/kfarm}
 KFARM=$(readlink -f "$KFARM")
@@ -96,7 +99,7 @@ server_start() {
     fi
     began=$(now_ms)
     # Not by on(): a function in the background is a shell of its own, and its pid is not the server's.
-    nsenter --net="/run/netns/$NS" -- "$KFARM" server --data-dir "$WORK/$name" --node-name host-1 "$@" </dev/null >"$WORK/$name.out" 2>>"$WORK/$name.log" 3>&- 4>&- &
+    nsenter --net="/run/netns/$NS" -- "$KFARM" server --data-dir "$WORK/$name" --node-name host-1 "$@" </dev/null >"$WORK/$name.out" 2>>"$WORK/$name.log" 3>&- 4>&- 19>&- &
     echo $! >"$WORK/$name.pid"
     until on curl -sfk --max-time 2 "https://10.88.0.1:$port/readyz" >/dev/null 2>&1; do
         if ! kill -0 "$(cat "$WORK/$name.pid")" 2>/dev/null || (($(now_ms) - began > 60000)); then

@@ -1,9 +1,7 @@
 # store.bash: loaded by the store's bats files: kfarm store on a free port, etcdctl, a real etcd.
+. "$BATS_TEST_DIRNAME/common.bash"
 KFARM=${KFARM:-$BATS_TEST_DIRNAME/../../build/kfarm}
 
-free_port() {
-    /usr/bin/python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
 # etcd_binary [etcd|etcdctl|etcdutl]: of $ETCD_VERSION (3.4 or 3.5), which scripts/setup.sh test has fetched.
 etcd_binary() {
     local binary=${KFARM_CACHE:-$HOME/.cache/kfarm}/etcd${ETCD_VERSION//./}/usr/bin/${1:-etcd}

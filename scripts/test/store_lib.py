@@ -2,6 +2,7 @@
 import http.client
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -15,10 +16,19 @@ TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 KFARM = os.environ.get("KFARM", os.path.join(TOP, "build", "kfarm"))
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def free_port(given=set()):
+    """Below the ports that the kernel gives to clients: one that tries to reach a server which is not there yet, or away for a
+    while, would sooner or later be given its port and be connected to itself."""
+    while True:
+        port = random.SystemRandom().randrange(10000, 32000)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in given:
+            given.add(port)
+            return port
 
 
 def etcd_binary(version="3.4", name="etcd"):

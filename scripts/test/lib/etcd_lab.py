@@ -123,7 +123,7 @@ class Api(api_lab.Lab):
         return self.call("POST", "/api/v1/namespaces/default/configmaps", body, conn)
 
     def names(self):
-        path, end = "/api/v1/namespaces/default/configmaps", time.monotonic() + 10
+        path, end = "/api/v1/namespaces/default/configmaps", time.monotonic() + 60
         status, body = self.call("GET", path)
         while status == 503 and time.monotonic() < end:  # everything is being read again
             time.sleep(0.1)
@@ -147,10 +147,12 @@ class Api(api_lab.Lab):
         return None
 
     def until(self, what, check, seconds=60):
+        """What check returns, when it is true."""
         end = time.monotonic() + seconds
-        while not check():
+        while not (answer := check()):
             assert time.monotonic() < end, f"{what}: not within {seconds} s\n" + self.log()[-3000:]
             time.sleep(0.1)
+        return answer
 
     def ready(self):
         return self.call("GET", "/readyz")[0] == 200

@@ -56,6 +56,10 @@ static const struct {
     {"revisions that refer to a later one or another key's",
      "SELECT count(*) FROM log l LEFT JOIN log p ON p.id = l.prev WHERE l.prev >= l.id OR p.key <> "
      "l.key"},
+    {"lists of earlier revisions that jump to another key's",
+     "SELECT count(*) FROM past p LEFT JOIN past q ON q.id = p.jump LEFT JOIN log l ON l.id = p.id "
+     "LEFT JOIN log m ON m.id = q.id WHERE p.jump >> 24 > coalesce((SELECT v FROM meta WHERE k = "
+     "'compact'), 0) AND (p.jump >= p.id OR m.key IS NULL OR m.key IS NOT l.key)"},
     {"keys with a lease that does not exist", "SELECT count(*) FROM cur WHERE lease <> 0 AND ver > "
                                               "0 AND lease NOT IN (SELECT id FROM lease)"},
 };
@@ -77,7 +81,7 @@ static int run_rules(struct check *c, struct err *e) {
     return 0;
 }
 
-/* The lists of earlier revisions, in the rows of keys and in `hist`. */
+/* The lists of earlier revisions, in the rows of keys and in `past`. */
 static int lists(struct check *c, const char *query, struct err *e) {
     struct view v = {.d = &c->db, .at = INT64_MAX, .rev = INT64_MAX};
     sqlite3_stmt *st;
@@ -113,14 +117,14 @@ static int look(struct check *c, struct err *e) {
     if (rc == 0) {
         rc = lists(c, "SELECT id, past FROM cur WHERE past IS NOT NULL", e);
     }
-    return rc < 0 ? rc : lists(c, "SELECT id, ids FROM hist", e);
+    return rc < 0 ? rc : lists(c, "SELECT id, ids FROM past", e);
 }
 
 /* The log is the truth; the table of current keys and every index follow from it. */
 static int mend(struct check *c, struct err *e) {
     return db_exec(&c->db,
                    "BEGIN IMMEDIATE;"
-                   "DELETE FROM cur; DELETE FROM hist;"
+                   "DELETE FROM cur; DELETE FROM past;"
                    "INSERT INTO cur(key, id, crev, ver, lease) SELECT key, max(id), crev, ver, "
                    "lease FROM log GROUP BY key;"
                    "COMMIT; REINDEX;",

@@ -13,8 +13,10 @@ static const char *const sql[ST_MAX_] = {
 /* log: every kept revision of every key, appended in revision order; prev is the id of the key's revision before, so the
  * past of a key is a walk back from its present.
  * cur: the newest revision of each key, deleted ones included until they are compacted (ver = 0).
- * cur.past, hist: the ids of that walk, so that nobody has to make it (store_past.c). */
-#define HIST "hist(key BLOB, id INTEGER, ids BLOB NOT NULL, PRIMARY KEY(key, id)) WITHOUT ROWID;"
+ * cur.past, past: the ids of that walk, so that nobody has to make it (store_past.c). */
+#define PAST                                                                                       \
+    "CREATE TABLE past(id INTEGER PRIMARY KEY, jump INTEGER NOT NULL, over INTEGER NOT NULL, ids " \
+    "BLOB NOT NULL);"
 static const char schema[] =
     "CREATE TABLE meta(k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE log(id INTEGER PRIMARY KEY, key BLOB NOT NULL, crev INTEGER NOT NULL, ver "
@@ -22,10 +24,18 @@ static const char schema[] =
     " lease INTEGER NOT NULL, prev INTEGER NOT NULL, val BLOB);"
     "CREATE TABLE cur(key BLOB PRIMARY KEY, id INTEGER NOT NULL, crev INTEGER NOT NULL, ver "
     "INTEGER NOT NULL,"
-    " lease INTEGER NOT NULL, past BLOB) WITHOUT ROWID;"
-    "CREATE TABLE " HIST "CREATE INDEX cur_lease ON cur(lease) WHERE lease <> 0;"
+    " lease INTEGER NOT NULL, past BLOB) WITHOUT ROWID;" PAST
+    "CREATE INDEX cur_lease ON cur(lease) WHERE lease <> 0;"
     "CREATE TABLE lease(id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, left INTEGER NOT NULL);"
     "CREATE TABLE aux(bucket BLOB, k BLOB, v BLOB NOT NULL, PRIMARY KEY(bucket, k)) WITHOUT ROWID;";
+
+/* 1: without the lists of earlier revisions. 2: their blocks were in the order of keys; as they are now, without jumps. */
+#define UPGRADED "PRAGMA user_version=3; COMMIT;"
+static const char upgrade_1[] =
+    "BEGIN IMMEDIATE; ALTER TABLE cur ADD COLUMN past BLOB;" PAST UPGRADED;
+static const char upgrade_2[] =
+    "BEGIN IMMEDIATE;" PAST "INSERT OR IGNORE INTO past SELECT id, 0, 0, ids FROM hist ORDER BY id;"
+    "DROP TABLE hist;" UPGRADED;
 
 int err_pub(struct err *e, enum err_code c, const char *pub) {
     int rc = err_set(e, c, "%s", pub);
@@ -144,11 +154,8 @@ int db_schema(struct db *d, struct err *e) {
         return err_set(e, ERR_INVALID, "the file is an SQLite database, but not a kfarm store");
     }
     rc = db_exec(d, "PRAGMA journal_mode=WAL", e);
-    if (rc == 0 && version < STORE_FORMAT) { /* 1: without the lists of earlier revisions */
-        rc = db_exec(d,
-                     "BEGIN IMMEDIATE; ALTER TABLE cur ADD COLUMN past BLOB; CREATE TABLE " HIST
-                     "PRAGMA user_version=2; COMMIT;",
-                     e);
+    if (rc == 0 && version < STORE_FORMAT) {
+        rc = db_exec(d, version < 2 ? upgrade_1 : upgrade_2, e);
     }
     return rc;
 }

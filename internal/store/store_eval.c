@@ -69,11 +69,7 @@ static int find(const struct view *v, struct span key, struct row *ret, struct p
     int rc = sqlite3_step(st), out = 0;
     if (rc == SQLITE_ROW) {
         if (ret_past) {
-            struct span p = db_col_span(st, 5);
-            ret_past->n = (uint8_t)(p.n < PAST_MAX ? p.n : PAST_MAX);
-            if (p.n) {
-                memcpy(ret_past->b, p.p, ret_past->n);
-            }
+            past_set(ret_past, db_col_span(st, 5));
         }
         out = view_row(v, st, ret, e);
     } else if (rc != SQLITE_DONE) {

@@ -21,7 +21,7 @@ static inline int64_t id_sub(int64_t id) {
 }
 
 enum {
-    STORE_FORMAT = 2,
+    STORE_FORMAT = 3,
     STORE_APP_ID = 0x6b667374, /* "kfst" */
     LIM_TXN_DEPTH = 128,
     LIM_TXN_OPS_ALL =
@@ -74,9 +74,10 @@ enum {
                  "ORDER BY id LIMIT ?3")                                                      \
     X(LOG_CUT, "DELETE FROM log WHERE id >= ?1 AND id <= ?2")                                 \
     X(LOG_LAST, "SELECT max(id) FROM log")                                                    \
-    X(HIST_ADD, "INSERT OR REPLACE INTO hist(key, id, ids) VALUES(?1, ?2, ?3)") \
-    X(HIST_GET, "SELECT id, ids FROM hist WHERE key = ?1 AND id > ?2 ORDER BY id LIMIT 1") \
-    X(HIST_CUT, "DELETE FROM hist WHERE key = ?1 AND id <= ?2") \
+    X(PAST_ADD, "INSERT OR REPLACE INTO past(id, jump, over, ids) VALUES(?1, ?2, ?3, ?4)")      \
+    X(PAST_GET, "SELECT jump, ids FROM past WHERE id = ?1")                                   \
+    X(PAST_JUMP, "SELECT jump, over FROM past WHERE id = ?1")                                 \
+    X(PAST_CUT, "DELETE FROM past WHERE id < ?1")                                             \
     X(META_GET, "SELECT v FROM meta WHERE k = ?1")                                            \
     X(META_SET, "INSERT OR REPLACE INTO meta(k, v) VALUES(?1, ?2)")                           \
     X(LEASE_ADD, "INSERT INTO lease(id, ttl, left) VALUES(?1, ?2, 0)")                        \
@@ -197,6 +198,9 @@ struct present { /* a key as a change finds it; now.id 0: it never was */
 };
 NODISCARD int past_find(const struct view *v, struct span key, struct span list, int64_t *id,
                         struct err *e);
+void past_set(struct past *p, struct span list);
+/* False: it has no room. */
+bool past_add(struct past *p, int64_t now, int64_t old);
 NODISCARD int past_push(const struct view *v, struct span key, int64_t now, int64_t old,
                         struct past *p, struct err *e);
 NODISCARD int past_check(const struct view *v, int64_t id, struct span list, struct err *e);

@@ -1,8 +1,10 @@
 /* A key's earlier revisions, found without a walk through them. The row of a key's present carries the ids of the last
- * few, newest first, as differences; when they outgrow it they become a block in `hist`, under the newest id that is not
- * needed in the row any more. Every block ends with the newest id of the block before, so that one look into the row and
- * one into `hist` answer for any revision. The log's own `prev` stays the truth: where these lists end (a file of format
- * 1, a repaired one) the search goes on along it. */
+ * few, newest first, as differences. When they outgrow it they become a block in the table `past`, under the newest id that
+ * is not needed in the row any more, and the last id of every list is that of the block before. So a key's blocks are a
+ * chain from new to old, each added at the table's end and, once compacted, removed from its front: neither touches what
+ * other keys have there. A block also knows an older one to jump to (Myers, "An applicative random-access stack", 1983),
+ * so that of n blocks some 2 log n are looked at. The log's own `prev` stays the truth: where these lists end (a file of
+ * format 1, a repaired one) the search goes on along it. */
 #include "internal/store/store_int.h"
 
 /* The id before *id in the list; 0: the list ends. */
@@ -39,24 +41,35 @@ static int follow(struct span key, struct span list, int64_t at, int64_t *id, st
     return 1;
 }
 
-static int follow_block(const struct view *v, struct span key, int64_t at, int64_t *id,
-                        struct err *e) {
-    sqlite3_stmt *st = db_stmt(v->d, ST_HIST_GET, e);
-    if (!st) {
-        return -(int)e->code;
+/* The same along the blocks, of which the first is that of `*id`. */
+static int follow_blocks(const struct view *v, struct span key, int64_t at, int64_t *id,
+                         struct err *e) {
+    for (;;) {
+        sqlite3_stmt *st = db_stmt(v->d, ST_PAST_GET, e);
+        if (!st) {
+            return -(int)e->code;
+        }
+        sqlite3_bind_int64(st, 1, *id);
+        int rc = sqlite3_step(st), out = 0;
+        int64_t from = *id;
+        if (rc == SQLITE_ROW) {
+            int64_t jump = sqlite3_column_int64(st, 0);
+            if (jump > at) {
+                *id = jump;
+            } else {
+                out = follow(key, db_col_span(st, 1), at, id, e);
+            }
+        } else if (rc != SQLITE_DONE) {
+            out = db_fail(v->d, rc, "looking for an earlier revision", e);
+        }
+        sqlite3_reset(st);
+        if (out != 0 || *id == from) {
+            return out;
+        }
+        if (*id > from) {
+            return damaged(key, e);
+        }
     }
-    db_bind_span(st, 1, key);
-    sqlite3_bind_int64(st, 2, at);
-    int rc = sqlite3_step(st), out = 0;
-    if (rc == SQLITE_ROW) {
-        int64_t top = sqlite3_column_int64(st, 0);
-        out = follow(key, db_col_span(st, 1), at, &top, e);
-        *id = top < *id ? top : *id;
-    } else if (rc != SQLITE_DONE) {
-        out = db_fail(v->d, rc, "looking for an earlier revision", e);
-    }
-    sqlite3_reset(st);
-    return out;
 }
 
 /* 1: *id, at first the newest, is the newest that is not later than the view. 0: there is none. */
@@ -64,7 +77,7 @@ int past_find(const struct view *v, struct span key, struct span list, int64_t *
     int64_t at = id_of(v->at + 1, 0) - 1;
     int rc = follow(key, list, at, id, e);
     if (rc == 0) {
-        rc = follow_block(v, key, at, id, e);
+        rc = follow_blocks(v, key, at, id, e);
     }
     while (rc == 0) {
         struct row r;
@@ -105,21 +118,67 @@ static int cut(struct past *p, int64_t id, int64_t compact_rev, struct span key,
     return 0;
 }
 
-static int block_add(struct db *d, struct span key, int64_t id, const struct past *p,
-                     struct err *e) {
-    sqlite3_stmt *st = db_stmt(d, ST_HIST_ADD, e);
+struct jump {
+    int64_t to, over; /* an older block, 0: none; how many blocks on */
+};
+
+/* 0: there is no such block. */
+static int jump_of(const struct view *v, int64_t id, struct jump *ret, struct err *e) {
+    sqlite3_stmt *st = db_stmt(v->d, ST_PAST_JUMP, e);
     if (!st) {
         return -(int)e->code;
     }
-    db_bind_span(st, 1, key);
-    sqlite3_bind_int64(st, 2, id);
-    db_bind_span(st, 3, span_of(p->b, p->n));
-    return db_done(d, st, "keeping earlier revisions", e);
+    sqlite3_bind_int64(st, 1, id);
+    int rc = sqlite3_step(st);
+    int out = rc == SQLITE_ROW    ? 1
+              : rc == SQLITE_DONE ? 0
+                                  : db_fail(v->d, rc, "looking for earlier revisions", e);
+    if (out > 0) {
+        *ret = (struct jump){sqlite3_column_int64(st, 0), sqlite3_column_int64(st, 1)};
+    }
+    sqlite3_reset(st);
+    return out;
 }
 
-/* `p` is what the row of `old` carries and becomes what the row of `now` does. */
-int past_push(const struct view *v, struct span key, int64_t now, int64_t old, struct past *p,
-              struct err *e) {
+/* From the block behind the block `before`: two jumps of one length become one, with the step to them. */
+static int jump_find(const struct view *v, int64_t before, struct jump *ret, struct err *e) {
+    struct jump a, b;
+    *ret = (struct jump){0};
+    int rc = jump_of(v, before, &a, e);
+    if (rc <= 0) {
+        return rc;
+    }
+    rc = a.to ? jump_of(v, a.to, &b, e) : 0;
+    *ret = rc > 0 && a.over == b.over ? (struct jump){b.to, a.over + b.over + 1}
+                                      : (struct jump){before, 1};
+    return rc;
+}
+
+static int block_add(const struct view *v, struct span key, int64_t id, const struct past *p,
+                     struct err *e) {
+    struct jump j;
+    int64_t before = id;
+    int rc = follow(key, span_of(p->b, p->n), 0, &before, e);
+    rc = rc < 0 ? rc : jump_find(v, before, &j, e);
+    sqlite3_stmt *st = rc < 0 ? NULL : db_stmt(v->d, ST_PAST_ADD, e);
+    if (!st) {
+        return -(int)e->code;
+    }
+    sqlite3_bind_int64(st, 1, id);
+    sqlite3_bind_int64(st, 2, j.to);
+    sqlite3_bind_int64(st, 3, j.over);
+    db_bind_span(st, 4, span_of(p->b, p->n));
+    return db_done(v->d, st, "keeping earlier revisions", e);
+}
+
+void past_set(struct past *p, struct span list) {
+    p->n = (uint8_t)(list.n < PAST_MAX ? list.n : PAST_MAX);
+    if (p->n) {
+        memcpy(p->b, list.p, p->n);
+    }
+}
+
+bool past_add(struct past *p, int64_t now, int64_t old) {
     uint8_t first[24];
     uint64_t sub = (uint64_t)id_sub(old);
     size_t n = put_varint(first, (uint64_t)(id_rev(now) - id_rev(old)) << 1 | (sub != 0));
@@ -127,19 +186,24 @@ int past_push(const struct view *v, struct span key, int64_t now, int64_t old, s
         n += put_varint(first + n, sub);
     }
     if (p->n + n > PAST_MAX) {
-        int rc = cut(p, old, v->compact_rev, key, e);
-        if (rc == 0 && p->n + n > PAST_MAX) {
-            rc = block_add(v->d, key, old, p, e);
-            p->n = 0;
-        }
-        if (rc < 0) {
-            return rc;
-        }
+        return false;
     }
     memmove(p->b + n, p->b, p->n);
     memcpy(p->b, first, n);
     p->n = (uint8_t)(p->n + n);
-    return 0;
+    return true;
+}
+
+/* `p` is what the row of `old` carries and becomes what the row of `now` does. */
+int past_push(const struct view *v, struct span key, int64_t now, int64_t old, struct past *p,
+              struct err *e) {
+    int rc = 0;
+    if (!past_add(p, now, old) && (rc = cut(p, old, v->compact_rev, key, e)) == 0 &&
+        !past_add(p, now, old) && (rc = block_add(v, key, old, p, e)) == 0) {
+        p->n = 0;
+        past_add(p, now, old); /* there is room for one */
+    }
+    return rc;
 }
 
 /* The list must be the walk along `prev`; of what is compacted it may say anything. -ERR_NOT_FOUND: it is not. */

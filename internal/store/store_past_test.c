@@ -1,6 +1,7 @@
 /* Earlier revisions of keys with long histories: every list, block and end of a list against what was written. */
 #include "internal/store/store_test.h"
 
+#include "internal/base/rand.h"
 #include "internal/t/t.h"
 
 #include <stdio.h>
@@ -101,7 +102,7 @@ TEST(store, earlier_revisions) {
     while (c.last < REVS / 2) {
         write_one(&c);
     }
-    ASSERT(count_of(&c, "SELECT count(*) FROM hist") > 3);
+    ASSERT(count_of(&c, "SELECT count(*) FROM past") > 3);
     read_all(&c, 20);
     checked(&c);
     while (c.last < REVS) {
@@ -119,7 +120,7 @@ TEST(store, earlier_revisions) {
     read_all(&c, 10);
     ASSERT_OK(box_compact(&c.b, c.last, &e), &e); /* takes the blocks along */
     c.compact = c.last;
-    ASSERT_EQ(0, count_of(&c, "SELECT count(*) FROM hist"));
+    ASSERT_EQ(0, count_of(&c, "SELECT count(*) FROM past"));
     read_all(&c, 1);
     box_fini(&c.b);
 }
@@ -132,7 +133,7 @@ TEST(store, earlier_revisions_of_a_file_of_format_1) {
         write_one(&c);
     }
     ASSERT_OK(db_exec(&c.b.s->wr.db,
-                      "DROP TABLE hist; ALTER TABLE cur DROP COLUMN past; PRAGMA user_version=1",
+                      "DROP TABLE past; ALTER TABLE cur DROP COLUMN past; PRAGMA user_version=1",
                       &e),
               &e);
     box_shut(&c.b);
@@ -142,10 +143,75 @@ TEST(store, earlier_revisions_of_a_file_of_format_1) {
     while (c.last < 600) { /* lists that go over into the old file's `prev` */
         write_one(&c);
     }
-    ASSERT(count_of(&c, "SELECT count(*) FROM hist") > 0);
+    ASSERT(count_of(&c, "SELECT count(*) FROM past") > 0);
     read_all(&c, 5);
     checked(&c);
     box_fini(&c.b);
+}
+
+/* Blocks by key, without jumps. */
+TEST(store, earlier_revisions_of_a_file_of_format_2) {
+    struct past_case c = {.seed = 4, .last = 1};
+    struct err e = ERR_INIT;
+    box_open(&c.b);
+    while (c.last < 700) {
+        write_one(&c);
+    }
+    int64_t n = count_of(&c, "SELECT count(*) FROM past");
+    ASSERT_OK(db_exec(&c.b.s->wr.db,
+                      "CREATE TABLE hist(key BLOB, id INTEGER, ids BLOB NOT NULL, PRIMARY KEY(key, "
+                      "id)) WITHOUT ROWID; INSERT INTO hist SELECT l.key, p.id, p.ids FROM past p "
+                      "JOIN log l USING(id); DROP TABLE past; PRAGMA user_version=2",
+                      &e),
+              &e);
+    box_shut(&c.b);
+    box_open(&c.b);
+    ASSERT_EQ(STORE_FORMAT, count_of(&c, "PRAGMA user_version"));
+    ASSERT_EQ(n, count_of(&c, "SELECT count(*) FROM past WHERE jump = 0"));
+    read_all(&c, 5);
+    while (c.last < REVS) {
+        write_one(&c);
+    }
+    ASSERT(count_of(&c, "SELECT count(*) FROM past WHERE jump > 0") > 0);
+    read_all(&c, 20);
+    checked(&c);
+    box_fini(&c.b);
+}
+
+static void put_answered(void *ctx, struct store_txn *t, int rc, const struct err *e) {
+    (void)t;
+    (void)e;
+    ASSERT_EQ(0, rc);
+    ++*(int64_t *)ctx;
+}
+
+/* Of a key's many blocks few are looked at, whichever it is that is wanted, before and after a compaction. */
+TEST(store, earlier_revisions_are_reached_by_jumps) {
+    enum { HOT = 20000 };
+    struct box b = {0};
+    struct err e = ERR_INIT;
+    box_open(&b);
+    for (int64_t n = 0, done = 0; n < HOT; n++) {
+        struct store_txn *t = store_txn_new(0);
+        store_txn_put(t, &t->body.then, SPAN_LIT("hot"), SPAN_LIT("v"), 0);
+        store_txn(b.s, t, put_answered, &done);
+        while ((n + 1) % 1000 == 0 && done <= n) {
+            ASSERT_OK(loop_step(b.l, NS_PER_S, &e), &e);
+        }
+    }
+    for (int64_t first = 2; first < HOT; first += HOT / 3) {
+        for (int64_t rev = first; rev < HOT; rev += 37) {
+            struct row r;
+            struct view v = store_view(b.s);
+            v.at = rev;
+            ASSERT_EQ(1, view_find(&v, SPAN_LIT("hot"), &r, &e));
+            ASSERT_EQ(rev, id_rev(r.id));
+            int looks = sqlite3_stmt_status(b.s->rd.st[ST_PAST_GET], SQLITE_STMTSTATUS_RUN, 1);
+            ASSERT(looks <= 24);
+        }
+        ASSERT_OK(box_compact(&b, first, &e), &e);
+    }
+    box_fini(&b);
 }
 
 static void any_finding(void *ctx, const char *finding) {
@@ -158,7 +224,8 @@ TEST(store, damaged_lists_are_found_and_mended) {
         "UPDATE cur SET past = x'ffffffffffffffffffff01' WHERE key = x'686f74'",
         ("UPDATE cur SET past = (SELECT past FROM cur WHERE key = x'7761726d')"
          " WHERE key = x'686f74'"),
-        "UPDATE hist SET ids = x'02040404' WHERE id = (SELECT max(id) FROM hist)",
+        "UPDATE past SET ids = x'02040404' WHERE id = (SELECT max(id) FROM past)",
+        "UPDATE past SET jump = id - 1 WHERE id = (SELECT max(id) FROM past)",
         "UPDATE cur SET ver = ver + 1 WHERE key = x'686f74'",
         "DELETE FROM cur WHERE key = x'686f74'",
     };
@@ -180,7 +247,7 @@ TEST(store, damaged_lists_are_found_and_mended) {
         ASSERT_OK(store_check(c.b.dirfd, "store.db", false, no_finding, NULL, &e), &e);
         box_open(&c.b);
         read_all(&c, 20);
-        while (c.last < 400 + 200 * (int64_t)(i + 1)) {
+        while (c.last < 400 + 150 * (int64_t)(i + 1)) {
             write_one(&c);
         }
     }
@@ -202,8 +269,7 @@ static void nothing_left_over(struct past_case *c) {
         "SELECT count(*) FROM log l WHERE id < " COMPACT " AND ver = 0",
         "SELECT count(*) FROM log l WHERE id < " BEHIND " AND EXISTS (SELECT 1 FROM log m WHERE "
         "m.key = l.key AND m.id > l.id AND m.id < " BEHIND ")",
-        "SELECT count(*) FROM hist h WHERE EXISTS (SELECT 1 FROM log l WHERE l.key = h.key AND "
-        "l.id >= h.id AND l.id < " BEHIND ")",
+        "SELECT count(*) FROM past WHERE id < " BEHIND,
         "SELECT count(*) FROM cur WHERE ver = 0 AND id < " COMPACT,
         "SELECT count(*) FROM cur WHERE id < " BEHIND " AND length(past) > 0",
     };

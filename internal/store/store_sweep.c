@@ -94,13 +94,7 @@ static int last_of(struct task *t, const struct row_in *r, int64_t *ret_id) {
     return 0;
 }
 
-/* What there is of a key besides its rows in the log. The deletion at the compacted revision itself stays: a watch may
- * start there. */
-static int cut_key(struct task *t, const struct row_in *r, bool gone) {
-    int rc = r->prev ? with_key(t, ST_HIST_CUT, r) : 0;
-    return rc < 0 ? rc : with_key(t, gone ? ST_CUR_DEL : ST_CUR_TRIM, r);
-}
-
+/* The deletion at the compacted revision itself stays: a watch may start there. */
 static int sweep_rows(struct task *t, const struct row_in *rows, size_t n) {
     struct writer *w = &t->s->wr;
     int64_t first = 0, end = 0;
@@ -114,7 +108,7 @@ static int sweep_rows(struct task *t, const struct row_in *rows, size_t n) {
             rc = cut_log(t, r->prev, r->prev);
         }
         if (rc == 0 && r->id == last && (r->prev || gone)) {
-            rc = cut_key(t, r, gone);
+            rc = with_key(t, gone ? ST_CUR_DEL : ST_CUR_TRIM, r);
         }
         if (r->id < last || gone) {
             first = first ? first : r->id;
@@ -125,6 +119,16 @@ static int sweep_rows(struct task *t, const struct row_in *rows, size_t n) {
         }
     }
     return rc < 0 || !first ? rc : cut_log(t, first, end);
+}
+
+/* The lists that begin before the sweep's place. */
+static int cut_past(struct task *t) {
+    sqlite3_stmt *st = db_stmt(&t->s->wr.db, ST_PAST_CUT, &t->err);
+    if (!st) {
+        return -(int)t->err.code;
+    }
+    sqlite3_bind_int64(st, 1, t->more ? t->swept : id_of(t->s->wr.compact_rev + 1, 0));
+    return db_done(&t->s->wr.db, st, "removing lists of revisions", &t->err);
 }
 
 static int until_time(struct task *t) {
@@ -163,6 +167,7 @@ int sweep_slice(struct task *t) {
     begin(t);
     int rc = db_run(&w->db, ST_BEGIN, &t->err);
     rc = rc < 0 ? rc : until_time(t);
+    rc = rc < 0 ? rc : cut_past(t);
     if (rc == 0 && !t->more) {
         t->swept = end; /* the next compaction looks at this revision again */
     }

@@ -454,6 +454,56 @@ static int cur_put(struct change *c, struct span key, const struct row *r,
     return db_done(c->v.d, st, "writing a key", e);
 }
 
+/* An overwrite finds the row once: on its way there SQLite asks may_replace() with the row as it was, which keeps it, and
+ * new_past() for what becomes of the list. No for what needs more than that: a deleted key, another lease, a full list. */
+struct overwrite {
+    int64_t id, lease;
+    struct present old; /* now.id 0: there is no such key */
+    struct past past;
+    bool done;
+};
+
+static void may_replace(sqlite3_context *ctx, int n, sqlite3_value **v) {
+    (void)n;
+    struct overwrite *o = ((struct db *)sqlite3_user_data(ctx))->over;
+    struct present *p = &o->old;
+    p->now = (struct row){sqlite3_value_int64(v[0]), sqlite3_value_int64(v[1]),
+                          sqlite3_value_int64(v[2]), sqlite3_value_int64(v[3]), 0};
+    past_set(&p->past, span_of(sqlite3_value_blob(v[4]), (size_t)sqlite3_value_bytes(v[4])));
+    o->past = p->past;
+    o->done = p->now.ver > 0 && p->now.lease == o->lease && past_add(&o->past, o->id, p->now.id);
+    sqlite3_result_int(ctx, o->done);
+}
+
+static void new_past(sqlite3_context *ctx, int n, sqlite3_value **v) {
+    (void)n;
+    (void)v;
+    struct overwrite *o = ((struct db *)sqlite3_user_data(ctx))->over;
+    sqlite3_result_blob(ctx, o->past.b, o->past.n, SQLITE_STATIC);
+}
+
+int body_functions(struct db *d, struct err *e) {
+    enum { FLAGS = SQLITE_UTF8 | SQLITE_DIRECTONLY };
+    int rc = sqlite3_create_function(d->h, "may_replace", 5, FLAGS, d, may_replace, NULL, NULL);
+    rc = rc ? rc : sqlite3_create_function(d->h, "new_past", 0, FLAGS, d, new_past, NULL, NULL);
+    return rc ? db_fail(d, rc, "preparing the database", e) : 0;
+}
+
+/* 1: there is such a key, which is overwritten if o->done says so. */
+static int overwrite(struct change *c, struct span key, struct overwrite *o, struct err *e) {
+    struct db *d = c->v.d;
+    sqlite3_stmt *st = db_stmt(d, ST_CUR_OVER, e);
+    if (!st) {
+        return failed(e);
+    }
+    db_bind_span(st, 1, key);
+    sqlite3_bind_int64(st, 2, o->id);
+    d->over = o;
+    int rc = db_done(d, st, "overwriting a key", e);
+    d->over = NULL;
+    return rc < 0 ? rc : o->old.now.ver > 0;
+}
+
 int change_row(struct change *c, struct span key, const struct row *r, struct span val,
                const struct present *old, struct err *e) {
     int rc = log_add(c, key, r, val, e);
@@ -519,24 +569,27 @@ static int one_kv(struct arena *a, const struct store_kv *kv, struct store_range
 
 static int apply_put(struct change *c, struct store_op *op, struct err *e) {
     struct store_put *p = &op->u.put;
-    struct present at;
-    const struct row *old = &at.now;
+    struct overwrite o = {.lease = p->lease};
+    const struct row *old = &o.old.now;
     struct store_kv prev = {.key = p->key};
-    int exists = view_present(&c->v, p->key, &at, e);
+    int rc = take_id(c, &o.id, e);
+    int exists = rc < 0            ? rc
+                 : p->ignore_lease ? view_present(&c->v, p->key, &o.old, e)
+                                   : overwrite(c, p->key, &o, e);
     if (exists < 0) {
         return exists;
     }
-    int rc = 0;
     if (exists && (p->prev_kv || p->ignore_value)) {
         rc = load_prev(c, p->key, old, c->a, &prev, e);
     }
-    struct row now = {.crev = exists ? old->crev : c->new_rev,
+    struct row now = {.id = o.id,
+                      .crev = exists ? old->crev : c->new_rev,
                       .ver = exists ? old->ver + 1 : 1,
                       .lease = p->ignore_lease ? old->lease : p->lease,
                       .prev = old->id};
     struct span val = p->ignore_value ? prev.value : p->value;
-    if (rc < 0 || (rc = take_id(c, &now.id, e)) < 0 ||
-        (rc = change_row(c, p->key, &now, val, &at, e)) < 0) {
+    if (rc < 0 || (rc = log_add(c, p->key, &now, val, e)) < 0 ||
+        (!o.done && (rc = cur_put(c, p->key, &now, &o.old, e)) < 0)) {
         return rc;
     }
     c->n_puts++;

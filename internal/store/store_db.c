@@ -108,6 +108,7 @@ int db_open(struct db *d, const struct db_opts *o, struct err *e) {
             "PRAGMA synchronous=FULL; PRAGMA journal_size_limit=-1; PRAGMA busy_timeout=5000;",
             (unsigned)(o->cache_bytes / 1024));
     rc = db_exec(d, buf_cstr(&b), e);
+    rc = rc < 0 ? rc : body_functions(d, e);
     if (rc < 0) {
         db_close(d);
     }

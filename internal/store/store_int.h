@@ -48,6 +48,8 @@ enum {
     X(CUR_ADD, "INSERT INTO cur(key, id, crev, ver, lease, past) VALUES(?1, ?2, ?3, ?4, ?5, ?6)") \
     X(CUR_SET, "UPDATE cur SET id = ?2, crev = ?3, ver = ?4, lease = ?5, past = ?6 WHERE key = ?1") \
     X(CUR_NEXT, "UPDATE cur SET id = ?2, crev = ?3, ver = ?4, past = ?6 WHERE key = ?1") \
+    X(CUR_OVER, "UPDATE cur SET id = ?2, ver = ver + 1, past = new_past() WHERE key = ?1 AND "     \
+                "may_replace(id, crev, ver, lease, past)")                                        \
     X(CUR_TRIM, "UPDATE cur SET past = NULL WHERE key = ?1 AND id = ?2 AND past IS NOT NULL") \
     X(CUR_DEL, "DELETE FROM cur WHERE key = ?1 AND id = ?2")                                  \
     X(CUR_RANGE, "SELECT " STORE_ROW " FROM cur c WHERE c.key >= ?1 AND c.key < ?2 ORDER BY c.key") \
@@ -104,6 +106,7 @@ struct db {
     sqlite3 *h;
     sqlite3_stmt *st[ST_MAX_];
     uint64_t wal_frames; /* as of the last commit on this connection */
+    struct overwrite *over; /* store_body.c: while ST_CUR_OVER runs */
 };
 
 /* ---- store_vfs.c: the files under one store's connections ---- */
@@ -218,6 +221,7 @@ struct change {
     int64_t new_rev, sub;
     uint64_t n_puts, n_deletes;
 };
+NODISCARD int body_functions(struct db *d, struct err *e); /* that ST_CUR_OVER calls */
 NODISCARD int body_apply(struct change *c, struct store_body *b, struct err *e);
 /* One row of the log and the key's current row in the place of `old`. */
 NODISCARD int change_row(struct change *c, struct span key, const struct row *r, struct span val,

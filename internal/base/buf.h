@@ -93,4 +93,11 @@ void auto_fd_(int *fd);
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define CONTAINER_OF(p, T, m) ((T *)(void *)((char *)(p) - offsetof(T, m)))
 
+/* Asks for n bytes of memory that will be used soon, and goes on meanwhile. */
+static inline void mem_prefetch(const void *p, size_t n) {
+    for (size_t i = 0; i < n; i += 64) {
+        __builtin_prefetch((const char *)p + i);
+    }
+}
+
 #endif

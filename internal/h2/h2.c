@@ -1,17 +1,28 @@
 #include "internal/h2/h2.h"
 
+#include "internal/h2/h2_home.h"
+
 #include <nghttp2/nghttp2.h>
 
 #include <stdlib.h>
 
-enum { FRAME_HEAD = 9 };
+enum {
+    FRAME_HEAD = 9,
+    UNASKED_MAX = 16 * 1024, /* far less than the windows that are given */
+};
 
 struct h2 {
+    struct h2_home home; /* first */
     nghttp2_session *s;
     struct h2_cb cb;
     void *ctx;
     struct pool *pool;
     bool is_server, goaway_seen, settings_seen;
+    /* Something may be to send. Looking costs half of the session's memory, so bytes that were whole requests, which make
+     * no frames of themselves but updates of windows, do not count, up to UNASKED_MAX. */
+    bool owes, feeding;
+    size_t unasked, whole,
+        open; /* whole: bytes of frames that began in this feed; open: frames that were not taken */
     /* header list being received: HEADERS and CONTINUATION of two streams never mix */
     struct h2_list *list;
     bool too_large;
@@ -68,6 +79,14 @@ static struct h2_list *list_grow(struct h2_list *l) {
     memcpy(big->fields, l->fields, l->n * sizeof(l->fields[0]));
     pool_put(l->pool, l);
     return big;
+}
+
+static int on_begin_frame(nghttp2_session *s, const nghttp2_frame_hd *hd, void *ctx) {
+    struct h2 *h = ctx;
+    (void)s;
+    h->whole += FRAME_HEAD + hd->length;
+    h->open++;
+    return 0;
 }
 
 static int on_begin(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
@@ -134,6 +153,7 @@ static void give_headers(struct h2 *h, const nghttp2_frame *f) {
 static int on_frame(nghttp2_session *s, const nghttp2_frame *f, void *ctx) {
     struct h2 *h = ctx;
     (void)s;
+    h->open -= f->hd.type == NGHTTP2_HEADERS || f->hd.type == NGHTTP2_DATA;
     if (f->hd.type == NGHTTP2_HEADERS) {
         give_headers(h, f);
     } else if (f->hd.type == NGHTTP2_GOAWAY) {
@@ -233,38 +253,36 @@ static int on_push(nghttp2_session *s, nghttp2_frame *f, const uint8_t *head, si
     (void)s;
     (void)src;
     int rc = h->cb.push(h, f->hd.stream_id, span_of(head, FRAME_HEAD), n, h->ctx);
+    h->owes |= rc == -ERR_AGAIN;
     return rc == 0            ? 0
            : rc == -ERR_AGAIN ? NGHTTP2_ERR_WOULDBLOCK
                               : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 }
 
 size_t h2_out(struct h2 *h, const uint8_t **ret) {
+    if (!h->owes) {
+        return 0;
+    }
+    h->owes = false;
+    h->unasked = 0;
     nghttp2_ssize n = nghttp2_session_mem_send2(h->s, ret);
+    h->owes |= n > 0;
     return n > 0 ? (size_t)n : 0;
 }
 
-/* ---- life ---- */
+void h2_prefetch(const struct h2 *h) {
+    mem_prefetch(&h->s, sizeof(*h) - offsetof(struct h2, s));
+    h2_home_prefetch(&h->home);
+}
 
-/* Its buffer for a whole frame is only ever used for headers: data goes by reference. */
-static void *mem_get(size_t n, void *pool) {
-    return n >= 16384 ? pool_sparse(pool, n) : pool_get(pool, n);
-}
-static void mem_put(void *p, void *pool) {
-    pool_put(pool, p);
-}
-static void *mem_resize(void *p, size_t n, void *pool) {
-    return pool_resize(pool, p, n);
-}
-static void *mem_zero(size_t n, size_t size, void *pool) {
-    size_t all;
-    return ck_mul(n, size, &all) ? NULL : pool_zero(pool, all);
-}
+/* ---- life ---- */
 
 static nghttp2_session *session_new(struct h2 *h) {
     nghttp2_session_callbacks *cb = NULL;
     nghttp2_option *opt = NULL;
     nghttp2_session *s = NULL;
     CHECK(nghttp2_session_callbacks_new(&cb) == 0 && nghttp2_option_new(&opt) == 0);
+    nghttp2_session_callbacks_set_on_begin_frame_callback(cb, on_begin_frame);
     nghttp2_session_callbacks_set_on_begin_headers_callback(cb, on_begin);
     nghttp2_session_callbacks_set_on_header_callback2(cb, on_header);
     nghttp2_session_callbacks_set_on_frame_recv_callback(cb, on_frame);
@@ -275,7 +293,7 @@ static nghttp2_session *session_new(struct h2 *h) {
     nghttp2_option_set_no_auto_window_update(opt, 1);
     nghttp2_option_set_no_closed_streams(opt,
                                          1); /* priorities are not used: no memory for the dead */
-    nghttp2_mem mem = {h->pool, mem_get, mem_put, mem_zero, mem_resize};
+    nghttp2_mem mem = {&h->home, h2_home_get, h2_home_put, h2_home_zero, h2_home_resize};
     int rc = h->is_server ? nghttp2_session_server_new3(&s, cb, h, opt, &mem)
                           : nghttp2_session_client_new3(&s, cb, h, opt, &mem);
     CHECK(rc == 0); /* fails only without memory */
@@ -285,11 +303,15 @@ static nghttp2_session *session_new(struct h2 *h) {
 }
 
 struct h2 *h2_new(const struct h2_opts *o, const struct h2_cb *cb, void *ctx) {
-    struct h2 *h = new_zero(struct h2);
+    struct h2 *h = aligned_alloc(_Alignof(struct h2), sizeof(*h));
+    CHECK(h);
+    memset(&h->s, 0, sizeof(*h) - offsetof(struct h2, s));
+    h2_home_init(&h->home, o->pool, POOL_KEEP(true)); /* the sanitizers see each block */
     h->cb = *cb;
     h->ctx = ctx;
     h->is_server = o->is_server;
     h->pool = o->pool;
+    h->owes = true;
     h->s = session_new(h);
     nghttp2_settings_entry set[] = {
         {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, o->max_streams},
@@ -308,12 +330,17 @@ void h2_free(struct h2 *h) {
     if (h) {
         h2_list_unref(h->list);
         nghttp2_session_del(h->s);
-        free(h);
+        h2_home_leave(&h->home);
     }
 }
 
 int h2_feed(struct h2 *h, struct span in, const char **why) {
+    h->whole = h->open = 0;
+    h->feeding = true;
     nghttp2_ssize n = nghttp2_session_mem_recv2(h->s, in.p, in.n);
+    h->feeding = false;
+    h->unasked += in.n;
+    h->owes |= h->open || h->whole != in.n || h->unasked > UNASKED_MAX;
     if (n < 0 || (size_t)n != in.n) {
         *why = n < 0 ? nghttp2_strerror((int)n) : "session ended";
         return -ERR_INVALID;
@@ -330,6 +357,7 @@ bool h2_is_done(const struct h2 *h) {
 static int submit(struct h2 *h, int32_t sid, const struct h2_header *hs, size_t n, bool constant,
                   bool has_body, int32_t *ret_sid) {
     nghttp2_nv nv[LIM_H2_FIELDS];
+    h->owes = true;
     nghttp2_data_provider2 pull = {.read_callback = on_pull};
     if (n > LIM_H2_FIELDS) {
         return -ERR_LIMIT;
@@ -362,16 +390,19 @@ int h2_respond_constant(struct h2 *h, int32_t sid, const struct h2_header *hs, s
 }
 
 void h2_wake(struct h2 *h, int32_t sid) {
+    h->owes = true;
     IGNORE_ERR(nghttp2_session_resume_data(h->s, sid),
                "a stream that does not wait needs no waking");
 }
 
 void h2_reset(struct h2 *h, int32_t sid, enum h2_code code) {
+    h->owes = true;
     IGNORE_ERR(nghttp2_submit_rst_stream(h->s, NGHTTP2_FLAG_NONE, sid, (uint32_t)code),
                "fails only without memory");
 }
 
 void h2_consumed(struct h2 *h, int32_t sid, size_t n) {
+    h->owes |= !h->feeding;
     if (sid != h->ended_sid) { /* nothing more may come on that one */
         IGNORE_ERR(nghttp2_session_consume_stream(h->s, sid, n), "a closed stream has no window");
     }
@@ -392,6 +423,7 @@ void *h2_ctx(struct h2 *h, int32_t sid) {
 }
 
 void h2_goaway_why(struct h2 *h, enum h2_code code, const char *why) {
+    h->owes = true;
     IGNORE_ERR(nghttp2_submit_goaway(h->s, NGHTTP2_FLAG_NONE,
                                      nghttp2_session_get_last_proc_stream_id(h->s), (uint32_t)code,
                                      (const uint8_t *)why, strlen(why)),
@@ -403,6 +435,7 @@ void h2_goaway(struct h2 *h) {
 }
 
 void h2_ping(struct h2 *h) {
+    h->owes = true;
     IGNORE_ERR(nghttp2_submit_ping(h->s, NGHTTP2_FLAG_NONE, NULL), "fails only without memory");
 }
 

@@ -64,6 +64,8 @@ void h2_free(struct h2 *h);
 NODISCARD int h2_feed(struct h2 *h, struct span in, const char **why);
 /* Next bytes to send, valid until the next call; 0 when there are none now. */
 size_t h2_out(struct h2 *h, const uint8_t **ret);
+/* Either will come soon: its memory is asked for. */
+void h2_prefetch(const struct h2 *h);
 bool h2_is_done(const struct h2 *h); /* nothing more will come or go */
 
 struct h2_list *h2_list_ref(struct h2_list *l);

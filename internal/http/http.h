@@ -68,6 +68,8 @@ bool http_req_header_at(const struct http_req *r, size_t i, struct http_header *
 const struct tls_peer *http_req_peer(const struct http_req *r); /* NULL on plain connections */
 const struct sockaddr_storage *http_req_addr(const struct http_req *r);
 int http_req_version(const struct http_req *r); /* 1 or 2 */
+/* The texts above are not needed any more, and end: a request that waits long should not hold them. */
+void http_req_drop_head(struct http_req *r);
 struct arena *http_req_arena(struct http_req *r); /* dies with the request; max 64 MiB */
 struct loop *http_req_loop(struct http_req *r);
 
@@ -103,7 +105,10 @@ void http_end_trailers(struct http_req *r, const struct http_header *h, size_t n
 void http_begin_constant(struct http_req *r, const struct http_header *h, size_t n);
 void http_end_constant(struct http_req *r, const struct http_header *h, size_t n);
 void http_abort(struct http_req *r); /* RST_STREAM / close */
+/* These are about to be answered: the memory that takes is asked for, all of it at once. */
+void http_prefetch(struct http_req *const *rs, size_t n);
 size_t http_pending(const struct http_req *r);
+size_t http_backlog(const struct http_req *r); /* connections of its server that have something to do before the loop sleeps */
 void http_on_drain(struct http_req *r, void (*cb)(struct http_req *r, void *ctx), void *ctx);
 
 /* HTTP/1.1 Upgrade (101): afterwards bytes pass both ways as a raw stream. */

@@ -175,23 +175,41 @@ static int push(struct h2 *h, int32_t sid, struct span head, size_t n, void *ctx
     return net_queue_splice(net_out(c->st), &r->out, n);
 }
 
-/* Frames are made only as fast as the socket takes them, so that one stream's data does not delay another's. */
-void h2s_pump(struct hconn *c) {
+static void later(struct hconn *c) {
+    if (!c->feeding) {
+        hconn_later(c);
+    }
+}
+
+/* Frames are made only as fast as the socket takes them, so that one stream's data does not delay another's. True: some
+ * wait for it. */
+static bool make_frames(struct hconn *c) {
     const uint8_t *p;
     size_t n;
     while (c->state == C_H2 && net_pending(c->st) < LIM_H2_OUT && (n = h2_out(c->h2, &p)) > 0) {
         net_queue_add(net_out(c->st), span_of(p, n));
     }
     if (c->state != C_H2) {
-        return;
+        return false;
     }
     size_t pending = net_pending(c->st);
     c->held_up = pending >= LIM_H2_OUT;
-    if (pending) {
-        net_kick(c->st);
-    }
     if (h2_is_done(c->h2)) {
         hconn_end(c, true);
+    }
+    return c->state == C_H2 && pending;
+}
+
+void h2s_pump(struct hconn *c) {
+    if (make_frames(c)) {
+        net_kick(c->st);
+    }
+}
+
+/* At once, while all of the connection is in the cache. */
+static void pump_now(struct hconn *c) {
+    if (make_frames(c)) {
+        net_flush(c->st);
     }
 }
 
@@ -224,7 +242,7 @@ void h2s_hook(struct hconn *c) {
         resume(c);
     }
     if (c->state == C_H2) {
-        h2s_pump(c);
+        pump_now(c);
     }
 }
 
@@ -251,11 +269,13 @@ void h2s_readable(struct hconn *c, struct span data) {
     const char *why = NULL;
     c->heard_ns = loop_now(c->s->l);
     c->ping_out = false;
+    c->feeding = true;
     int rc = h2_feed(c->h2, data, &why);
+    c->feeding = false;
     if (c->state != C_H2) {
         return;
     }
-    h2s_pump(c); /* also the GOAWAY that says what was wrong */
+    pump_now(c); /* also the GOAWAY that says what was wrong */
     if (c->state == C_H2 && (rc < 0 || c->too_many)) {
         hconn_end(c, true);
     }
@@ -293,7 +313,7 @@ void h2s_head(struct http_req *r, unsigned status, const char *type, const struc
     if (h2_respond(r->c->h2, r->sid, hs, k, !end) < 0) {
         h2_reset(r->c->h2, r->sid, H2_INTERNAL);
     }
-    hconn_later(r->c);
+    later(r->c);
 }
 
 void h2s_head_constant(struct http_req *r, const struct http_header *h, size_t n) {
@@ -301,7 +321,7 @@ void h2s_head_constant(struct http_req *r, const struct http_header *h, size_t n
         0) {
         h2_reset(r->c->h2, r->sid, H2_INTERNAL);
     }
-    hconn_later(r->c);
+    later(r->c);
 }
 
 void h2s_wake(struct http_req *r) {
@@ -310,17 +330,17 @@ void h2s_wake(struct http_req *r) {
         h2_wake(r->c->h2, r->sid);
     }
     r->c->answered = true;
-    hconn_later(r->c);
+    later(r->c);
 }
 
 void h2s_abort(struct http_req *r) {
     h2_reset(r->c->h2, r->sid, H2_INTERNAL);
-    hconn_later(r->c);
+    later(r->c);
 }
 
 void h2s_consumed(struct http_req *r, size_t n) {
     if (r->c->state == C_H2 && n) {
         h2_consumed(r->c->h2, r->sid, n);
-        hconn_later(r->c);
+        later(r->c);
     }
 }

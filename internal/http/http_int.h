@@ -28,7 +28,9 @@ struct http_server {
     struct http_server_opts o;
     char *name;
     struct list listeners, conns, raws, lingering;
-    size_t n_conns;
+    struct list due; /* connections that have something to do before the loop sleeps */
+    size_t n_conns, n_due;
+    struct loop_hook hook; /* for those */
     bool full; /* listeners are off */
     struct loop_timer retry;
     uint8_t *scratch;
@@ -53,7 +55,7 @@ struct hconn {
     enum hconn_state state;
     struct loop_timer timer;
     uint64_t deadline;
-    struct loop_hook hook; /* what must not happen inside a caller's call */
+    struct list due; /* what must not happen inside a caller's call is; empty: nothing */
     bool eof, broken;
     /* HTTP/1 */
     struct http1 *h1;
@@ -67,6 +69,7 @@ struct hconn {
     bool draining;    /* drain callbacks are due */
     bool resuming;    /* bodies that were held may go on */
     bool held_up;     /* frames wait for the socket */
+    bool feeding;     /* bytes are being looked at: what that makes is sent behind them */
     struct loop_timer alive;           /* for http_keepalive */
     uint64_t heard_ns, pinged_ns;      /* something came; the client's last ping, 0: none */
     uint8_t strikes;                   /* its pings that came too early */

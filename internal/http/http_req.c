@@ -200,6 +200,14 @@ bool http_req_header_at(const struct http_req *r, size_t i, struct http_header *
     *ret = (struct http_header){SPAN_LIT("host"), r->authority};
     return i == r->n_headers && r->authority.p;
 }
+void http_req_drop_head(struct http_req *r) {
+    if (r->list) {
+        r->method = r->target = r->path = r->query = r->authority = SPAN_EMPTY;
+        r->headers = NULL;
+        r->n_headers = 0;
+        h2_list_unref(TAKE(r->list));
+    }
+}
 const struct tls_peer *http_req_peer(const struct http_req *r) {
     return r->c->peer;
 }
@@ -444,6 +452,29 @@ size_t http_pending(const struct http_req *r) {
         return 0;
     }
     return r->sid ? r->out.bytes : net_pending(r->c->st);
+}
+
+/* Each step needs what the one before it has asked for. */
+void http_prefetch(struct http_req *const *rs, size_t n) {
+    const struct hconn *last = NULL;
+    for (size_t i = 0; i < n; i++) {
+        mem_prefetch(rs[i], sizeof(*rs[i]));
+    }
+    for (size_t i = 0; i < n; i++) {
+        mem_prefetch(rs[i]->c, sizeof(*rs[i]->c));
+    }
+    for (size_t i = 0; i < n; i++) {
+        const struct hconn *c = rs[i]->c;
+        if (c != last && c->state == C_H2) {
+            h2_prefetch(c->h2);
+            net_prefetch(c->st);
+        }
+        last = c;
+    }
+}
+
+size_t http_backlog(const struct http_req *r) {
+    return r->c->s->n_due;
 }
 
 void http_on_drain(struct http_req *r, void (*cb)(struct http_req *r, void *ctx), void *ctx) {

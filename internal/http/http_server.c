@@ -43,11 +43,18 @@ void hconn_deadline(struct hconn *c, unsigned ms) {
     }
 }
 
+static void not_due(struct hconn *c) {
+    if (!list_empty(&c->due)) {
+        list_del(&c->due);
+        c->s->n_due--;
+    }
+}
+
 static void free_conn(struct hconn *c) {
     struct http_server *s = c->s;
     loop_timer_stop(&c->timer);
     loop_timer_stop(&c->alive);
-    loop_hook_cancel(&c->hook);
+    not_due(c);
     list_del(&c->link);
     http1_free(c->h1);
     h2_free(c->h2);
@@ -57,8 +64,8 @@ static void free_conn(struct hconn *c) {
     http_server_check_done(s);
 }
 
-static void on_hook(void *ctx) {
-    struct hconn *c = ctx;
+static void do_due(struct hconn *c) {
+    not_due(c);
     if (c->state == C_CLOSED) {
         free_conn(c);
     } else if (c->state == C_H2) {
@@ -68,8 +75,23 @@ static void on_hook(void *ctx) {
     }
 }
 
+/* Those that become due meanwhile wait for the next round. */
+static void on_hook(void *ctx) {
+    struct http_server *s = ctx;
+    struct list now;
+    list_init(&now);
+    list_move_all(&now, &s->due);
+    while (!list_empty(&now)) {
+        do_due(CONTAINER_OF(now.next, struct hconn, due));
+    }
+}
+
 void hconn_later(struct hconn *c) {
-    loop_before_sleep(c->s->l, &c->hook, on_hook, c);
+    if (list_empty(&c->due)) {
+        list_add_tail(&c->s->due, &c->due);
+        c->s->n_due++;
+        loop_before_sleep(c->s->l, &c->s->hook, on_hook, c->s);
+    }
 }
 
 /* The struct outlives this call: a caller further up may still look at it. */
@@ -148,6 +170,9 @@ static void sniff(struct hconn *c, struct span data) {
 static void st_readable(struct net_stream *st, void *ctx) {
     struct hconn *c = ctx;
     struct err e = ERR_INIT;
+    if (c->state == C_H2) { /* comes while the kernel copies */
+        h2_prefetch(c->h2);
+    }
     ssize_t n = net_read(st, c->s->scratch, SCRATCH, &e);
     struct span data = span_of(c->s->scratch, n > 0 ? (size_t)n : 0);
     if (n == -ERR_AGAIN) {
@@ -196,6 +221,7 @@ static int conn_new(struct http_server *s, int own_fd, struct err *e) {
     struct hconn *c = new_zero(struct hconn);
     c->s = s;
     list_init(&c->reqs);
+    list_init(&c->due);
     buf_init(&c->in, SCRATCH + LIM_PIPELINE);
     socklen_t n = sizeof(c->addr);
     if (getpeername(own_fd, (struct sockaddr *)&c->addr, &n) < 0) {
@@ -321,6 +347,7 @@ int http_server_new(struct loop *l, const struct http_server_opts *o, struct htt
     s->scratch = mem_zero_alloc(SCRATCH);
     list_init(&s->listeners);
     list_init(&s->conns);
+    list_init(&s->due);
     list_init(&s->raws);
     list_init(&s->lingering);
     *ret = s;
@@ -399,6 +426,7 @@ void http_server_free(struct http_server *s) {
         free_conn(c);
     }
     net_close_all(&s->lingering);
+    loop_hook_cancel(&s->hook);
     loop_hook_cancel(&s->done_hook);
     tls_config_unref(s->o.tls);
     free(s->scratch);

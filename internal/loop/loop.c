@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { AROUND = 256 }; /* bytes from a handle on that its owner will look at */
 #define TRIM_NS (2 * NS_PER_S)
 
 #ifndef P_PIDFD
@@ -263,6 +264,9 @@ static int turn(struct loop *l, uint64_t max_ns, struct err *e) {
     for (l->batch_at = 0; l->batch_at < l->batch_n && !l->stopping;) {
         struct epoll_event *ev = &l->batch[l->batch_at++];
         struct loop_io *io = ev->data.ptr;
+        if (l->batch_at < l->batch_n && l->batch[l->batch_at].data.ptr) {
+            mem_prefetch(l->batch[l->batch_at].data.ptr, AROUND); /* while this one is served */
+        }
         if (io) {
             l->turns++;
             io->cb(io, ev->events);

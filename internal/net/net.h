@@ -88,8 +88,10 @@ void net_set_cb(struct net_stream *s, const struct net_cb *cb, void *ctx);
 NODISCARD ssize_t net_read(struct net_stream *s, uint8_t *p, size_t n, struct err *e);
 void net_want_read(struct net_stream *s, bool on); /* starts on */
 void net_send(struct net_stream *s, struct span data);
+void net_prefetch(const struct net_stream *s); /* something of it will be used soon: its memory is asked for */
 struct net_queue *net_out(struct net_stream *s); /* add to it, then net_kick */
 void net_kick(struct net_stream *s);
+void net_flush(struct net_stream *s); /* at once, with callbacks: not from on_drain, which would call itself */
 size_t net_pending(const struct net_stream *s);
 struct net_filter *net_filter_of(const struct net_stream *s);
 

@@ -110,6 +110,14 @@ void net_kick(struct net_stream *s) {
     }
 }
 
+void net_flush(struct net_stream *s) {
+    if (s->st != S_DEAD && s->st >= S_OPEN) {
+        s->depth++;
+        run(s, LOOP_WRITE);
+        leave(s);
+    }
+}
+
 static void on_stall(struct loop_timer *t) {
     struct net_stream *s = CONTAINER_OF(t, struct net_stream, timer);
     struct err e = ERR_INIT;
@@ -486,6 +494,10 @@ void net_want_read(struct net_stream *s, bool on) {
 void net_send(struct net_stream *s, struct span data) {
     net_queue_add(&s->out, data);
     net_kick(s);
+}
+
+void net_prefetch(const struct net_stream *s) {
+    mem_prefetch(s, sizeof(*s));
 }
 
 struct net_queue *net_out(struct net_stream *s) {

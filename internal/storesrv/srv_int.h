@@ -52,7 +52,8 @@ struct storesrv {
     char *name;
     char **client_urls, **peer_urls;
     uint64_t cluster_id, member_id;
-    struct list rpcs;
+    struct list rpcs, committed; /* calls; those of them whose answer is due, oldest first */
+    struct loop_hook committed_hook;
     size_t n_rpcs, n_streams;
     struct buf spare; /* of rpc_buf, while no answer is being made */
     struct chunks *chunks;   /* for the answers of ranges */
@@ -96,6 +97,8 @@ struct rpc {
     bool called, head_sent, finished, fin, ending;
     unsigned owed; /* answers that come later; the stream ends behind them */
     const struct route *route;    /* of a JSON call; NULL: gRPC */
+    struct list committed;
+    struct store_txn *txn;        /* when on that list */
     void *state;                  /* of the method */
     void (*drop)(struct rpc *c);  /* the client is gone or the call is finished: release state */
     void (*drain)(struct rpc *c); /* what was queued has been sent */

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+enum { ANSWERS_TOGETHER = 16 };
+
 /* A call that waits for the store holds a reference: the client may be gone when the answer comes. */
 
 void kv_range(struct rpc *c, struct span m) {
@@ -22,32 +24,89 @@ void kv_range(struct rpc *c, struct span m) {
 
 /* ---- writes ---- */
 
+static void answer_txn(struct rpc *c, struct store_txn *t) {
+    struct buf b = rpc_buf(c);
+    AUTO(cuts) struct cuts cuts = {0};
+    const struct store_op *op = t->body.then.v;
+    if (c->ns) {
+        ns_body_out(c->ns, &t->body);
+    }
+    if (c->m->call == kv_put) {
+        enc_put(&b, c->v, op, t->rev, false, &cuts);
+    } else if (c->m->call == kv_delete) {
+        enc_delete(&b, c->v, op, t->rev, false, &cuts);
+    } else {
+        enc_txn(&b, c->v, &t->body, t->rev, false, &cuts);
+    }
+    if (cuts.n) {
+        store_txn_keep(t);
+        rpc_reply_cuts(c, &b, &cuts, t);
+    } else {
+        rpc_reply(c, &b);
+    }
+}
+
+static void answer_first(struct storesrv *v) {
+    struct rpc *c = CONTAINER_OF(v->committed.next, struct rpc, committed);
+    struct store_txn *t = TAKE(c->txn);
+    list_del(&c->committed);
+    t->kept = false;
+    if (rpc_open(c)) {
+        answer_txn(c, t);
+    }
+    if (!t->kept) {
+        store_txn_free(t);
+    }
+    rpc_unref(c);
+}
+
+static void fetch_some(const struct storesrv *v) {
+    struct http_req *rs[ANSWERS_TOGETHER];
+    size_t n = 0;
+    for (LIST_EACH(at, next, &v->committed)) {
+        const struct rpc *c = CONTAINER_OF(at, struct rpc, committed);
+        if (n == ANSWERS_TOGETHER) {
+            break;
+        }
+        if (rpc_open(c)) {
+            mem_prefetch(c, sizeof(*c));
+            mem_prefetch(c->txn, sizeof(*c->txn));
+            rs[n++] = c->r;
+        }
+    }
+    http_prefetch(rs, n);
+}
+
+/* A commit may answer hundreds of connections, whose memory is far larger than the cache: some are answered, these send,
+ * and then come the next. */
+static void answer_some(void *ctx) {
+    struct storesrv *v = ctx;
+    while (!list_empty(&v->committed)) {
+        const struct rpc *c = CONTAINER_OF(v->committed.next, struct rpc, committed);
+        if (rpc_open(c) && http_backlog(c->r) >= ANSWERS_TOGETHER) {
+            loop_before_sleep(v->l, &v->committed_hook, answer_some, v);
+            return;
+        }
+        fetch_some(v);
+        for (unsigned i = 0; i < ANSWERS_TOGETHER && !list_empty(&v->committed); i++) {
+            answer_first(v);
+        }
+    }
+}
+
 static void txn_done(void *ctx, struct store_txn *t, int rc, const struct err *e) {
     struct rpc *c = ctx;
-    if (rpc_open(c)) {
-        if (rc < 0) {
-            rpc_fail(c, e);
-        } else {
-            struct buf b = rpc_buf(c);
-            AUTO(cuts) struct cuts cuts = {0};
-            const struct store_op *op = t->body.then.v;
-            if (c->ns) {
-                ns_body_out(c->ns, &t->body);
-            }
-            if (c->m->call == kv_put) {
-                enc_put(&b, c->v, op, t->rev, false, &cuts);
-            } else if (c->m->call == kv_delete) {
-                enc_delete(&b, c->v, op, t->rev, false, &cuts);
-            } else {
-                enc_txn(&b, c->v, &t->body, t->rev, false, &cuts);
-            }
-            if (cuts.n) {
-                store_txn_keep(t);
-                rpc_reply_cuts(c, &b, &cuts, t);
-            } else {
-                rpc_reply(c, &b);
-            }
-        }
+    if (rpc_open(c) && rc < 0) {
+        rpc_fail(c, e);
+    } else if (rpc_open(c) &&
+               (!list_empty(&c->v->committed) || http_backlog(c->r) >= ANSWERS_TOGETHER)) {
+        store_txn_keep(t);
+        c->txn = t;
+        list_add_tail(&c->v->committed, &c->committed);
+        loop_before_sleep(c->v->l, &c->v->committed_hook, answer_some, c->v);
+        return;
+    } else if (rpc_open(c)) {
+        answer_txn(c, t);
     }
     rpc_unref(c);
 }
@@ -68,6 +127,7 @@ static void submit(struct rpc *c, struct store_txn *t, int rc, size_t n, struct 
         rpc_fail(c, e);
         return;
     }
+    http_req_drop_head(c->r);
     store_txn(c->v->st, t, txn_done, rpc_ref(c));
 }
 

@@ -93,6 +93,7 @@ int storesrv_new(struct loop *l, struct store *s, const struct storesrv_opts *o,
     v->face.v = v;
     v->started_wall_ns = clock_wall_ns();
     list_init(&v->rpcs);
+    list_init(&v->committed);
     list_init(&v->answers);
     list_init(&v->changes);
     list_init(&v->faces);

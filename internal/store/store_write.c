@@ -99,6 +99,9 @@ static int run_grant(struct batch *b, struct wr *w) {
     if (rc == SQLITE_ROW) {
         return err_pub(&w->err, ERR_CONFLICT, STORE_E_LEASE_EXISTS);
     }
+    if (rc != SQLITE_DONE) { /* SQLite has rolled all of the batch back */
+        return db_fail(d, rc, "looking up a lease", &w->err);
+    }
     st = db_stmt(d, ST_LEASE_ADD, &w->err);
     if (!st) {
         return failed(&w->err);

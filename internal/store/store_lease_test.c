@@ -187,3 +187,30 @@ TEST(store, lease_time_survives_a_restart) {
     ASSERT_EQ(1000, ttl);
     box_fini(&b);
 }
+
+/* The grant's look-up failed, SQLite took the transaction back, and the grant was then committed by itself. */
+TEST(store, lease_that_was_refused_is_not_in_the_file) {
+    struct box b = {.vfs = "kfarm-fault"};
+    struct fault f;
+    int refused = 0;
+    fault_start(&f);
+    box_open(&b);
+    for (int64_t id = 1; id <= 12; id++) {
+        struct err e = ERR_INIT;
+        box_rest(&b);
+        sqlite3_db_release_memory(b.s->wr.db.h);
+        fault_set(&f, (long)(id % 6), SQLITE_IOERR_CORRUPTFS, false, false);
+        int rc = box_grant(&b, id, 1000, &e);
+        fault_set(&f, -1, 0, false, false);
+        refused += rc < 0;
+        sqlite3_stmt *st;
+        ASSERT_EQ(SQLITE_OK, sqlite3_prepare_v2(b.s->rd.h, "SELECT 1 FROM lease WHERE id = ?1", -1,
+                                                &st, NULL));
+        sqlite3_bind_int64(st, 1, id);
+        ASSERT_EQ(rc < 0 ? SQLITE_DONE : SQLITE_ROW, sqlite3_step(st));
+        sqlite3_finalize(st);
+    }
+    ASSERT(refused > 0);
+    box_fini(&b);
+    fault_stop(&f);
+}

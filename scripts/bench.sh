@@ -1,7 +1,7 @@
 #!/bin/bash
 # bench.sh: sizes, start times, memory and rates of build/kfarm on this machine, with the targets beside them.
 # Figures are not tests: nothing fails because it is slow. BOOT=0 leaves the demo (boot times) out.
-# BENCH=store: only the store beside etcd 3.5; STORE=full takes its time (twenty minutes instead of seven), STORE="short puts watches"
+# BENCH=store: only the store beside etcd 3.5, five minutes; STORE=full: what takes a million keys, six minutes; STORE="puts watches"
 # chooses sections. The table is also written to build/bench.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."

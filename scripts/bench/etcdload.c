@@ -7,6 +7,7 @@
  * in all (history: over `keys` keys). watch: `watches` on `wconns` connections, `wper` on a stream, while `rate` puts a
  * second are sent at their time, whatever the server does; its latency is from that time to the event at the watcher.
  * catchup: the watches start at revision `from`, `count` events back, and are timed until each has had all of them.
+ * count: as of revision `from`, if it is given.
  * With pid=N the CPU time of that process is reported, in seconds per 1,000 operations. */
 #include "scripts/bench/load.h"
 
@@ -73,7 +74,8 @@ struct worker {
     bool idle, read;
 };
 
-static struct hist lat, wlat; /* of operations; of events at their watchers */
+static struct hist lat, rlat,
+    wlat; /* of operations; of the reads among them; of events at their watchers */
 static struct buf req;
 static struct worker *workers;
 static size_t n_workers, n_busy;
@@ -162,6 +164,7 @@ static const char *make(struct worker *w) {
     }
     if (str_eq(s, "count")) {
         add_prefix(&req, "k");
+        wire_u64(&req, 4, A.from);
         wire_bool(&req, 9, true);
         return KV "Range";
     }
@@ -231,7 +234,11 @@ static void go(struct worker *w) {
 
 static void count(struct worker *w, uint64_t n) {
     if (measuring && w->began >= counting_from) {
-        hist_add(&lat, clock_ns() - w->began);
+        uint64_t took = clock_ns() - w->began;
+        hist_add(&lat, took);
+        if (w->read) {
+            hist_add(&rlat, took);
+        }
         done += n;
     }
     if (w->call.status) {
@@ -631,6 +638,10 @@ int main(int argc, char **argv) {
            r.seconds > 0 ? (double)done / r.seconds : 0, hist_ms(&lat, 0.5), hist_ms(&lat, 0.99),
            (double)lat.max / 1e6, r.seconds > 0 ? (double)bytes_in / r.seconds / 1048576 : 0, r.cpu,
            done ? r.cpu * 1000 / (double)done : 0);
+    if (rlat.all) {
+        printf(", \"reads\": %llu, \"read_p99_ms\": %.3f", (unsigned long long)rlat.all,
+               hist_ms(&rlat, 0.99));
+    }
     if (wanted_watches) {
         printf(
             ", \"events\": %llu, \"expected\": %llu, \"lag_p50_ms\": %.3f, \"lag_p99_ms\": %.3f, "

@@ -26,7 +26,7 @@ const char STORE_E_LEASE_GIVEN[] = "etcdserver: lease is provided";
 const char STORE_E_NO_KEY[] = "etcdserver: key not found";
 
 struct view store_view(struct store *s) {
-    return (struct view){&s->rd, s->rev, s->rev, s->compact_rev};
+    return (struct view){&s->rd, s->rev, s->rev, s->compact_rev, NULL};
 }
 
 /* ---- opening ---- */
@@ -134,6 +134,7 @@ static void free_all(struct store *s) {
     task_fini(s);
     watch_fini(s);
     lease_fini(s);
+    count_fini(s);
     loop_hook_cancel(&s->flush_hook);
     wal_fini(s);
     db_close(&s->rd_lane);
@@ -183,8 +184,9 @@ int store_open_vfs(struct loop *l, int dirfd, const char *name, const struct sto
     s->o.read_cache_bytes = s->o.read_cache_bytes ? s->o.read_cache_bytes : 8 << 20;
     s->o.write_cache_bytes = s->o.write_cache_bytes ? s->o.write_cache_bytes : 16 << 20;
     s->o.recent_bytes = s->o.recent_bytes ? s->o.recent_bytes : 256 * 1024;
-    struct list *lists[] = {&s->pending, &s->physical, &s->defrags,        &s->synced,
-                            &s->lagging, &s->paused,   &s->catchup.chunks, &s->expired};
+    struct list *lists[] = {&s->pending,        &s->physical, &s->defrags,
+                            &s->synced,         &s->lagging,  &s->paused,
+                            &s->catchup.chunks, &s->expired,  &s->reads_waiting};
     for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
         list_init(lists[i]);
     }
@@ -257,15 +259,19 @@ int store_get(struct store *s, struct span key, struct arena *a, struct store_kv
 /* ---- reading on the read lane ---- */
 
 #define LANE_REST_NS (2 * NS_PER_S)
+enum { READS_ON_LANE = 4 }; /* others wait on the loop, where equal ones become one */
 
 struct read_job {
     struct loop_work w;
+    struct list link; /* in reads_waiting */
     struct store *s;
     struct store_range_req q;
     struct arena a; /* for copies: without a reader */
     const struct store_reader *to;
     struct store_range_res res;
     struct view v;
+    struct counted known; /* if v.known points here */
+    uint8_t *known_keys;
     store_range_done *done;
     void *ctx;
     int rc;
@@ -345,7 +351,60 @@ void store_lane_keep(struct store *s) {
 
 static void read_free(struct read_job *j) {
     arena_fini(&j->a);
+    free(j->known_keys);
     free(j);
+}
+
+static bool is_counted(const struct store_range_req *q) {
+    return q->end.n && (q->count_only || (q->limit > 0 && !q->no_count));
+}
+
+static struct span keep(struct span s, uint8_t **own) {
+    struct span kept = {*own, s.n};
+    if (s.n) {
+        memcpy(*own, s.p, s.n);
+    }
+    *own += s.n;
+    return kept;
+}
+
+/* What was not read before is read as of now: the newest state is the one to show, whenever it was asked for. */
+static int read_hand_over(struct read_job *j, struct err *e) {
+    struct store *s = j->s;
+    struct counted known = {0};
+    j->v = store_view(s);
+    if (is_counted(&j->q) &&
+        count_known(s, j->q.key, j->q.end, j->q.rev > 0 ? j->q.rev : s->rev, &known)) {
+        uint8_t *own = j->known_keys = mem_zero_alloc(known.from.n + known.to.n + 1);
+        j->known = (struct counted){keep(known.from, &own), keep(known.to, &own), known.n};
+        j->v.known = &j->known;
+    }
+    if (j->to && j->to->start) {
+        j->to->start(j->ctx, j->v.rev);
+    }
+    int rc = loop_work_submit(s->l, LANE_DB_READ, &j->w, e);
+    s->reads_on_lane += rc == 0;
+    return rc;
+}
+
+static void read_end(struct read_job *j) {
+    j->s->reads_out--;
+    j->done(j->ctx, j->rc, j->rc < 0 ? NULL : &j->res, j->rc < 0 ? &j->err : NULL);
+    read_free(j);
+}
+
+static void reads_go_on(struct store *s) {
+    while (s->reads_on_lane < READS_ON_LANE && !list_empty(&s->reads_waiting)) {
+        struct read_job *j = CONTAINER_OF(s->reads_waiting.next, struct read_job, link);
+        list_del(&j->link);
+        struct err e = ERR_INIT;
+        int rc = read_hand_over(j, &e);
+        if (rc < 0) { /* else the job is the lane's */
+            j->rc = rc;
+            j->err = e;
+            read_end(j);
+        }
+    }
 }
 
 static void read_done(struct loop_work *w) {
@@ -369,30 +428,32 @@ static void read_done(struct loop_work *w) {
             j->rc = err_pub(&j->err, ERR_GONE, STORE_E_COMPACTED);
         }
     }
-    s->reads_out--;
+    s->reads_on_lane--;
     store_lane_keep(s);
-    j->done(j->ctx, j->rc, j->rc < 0 ? NULL : &j->res, j->rc < 0 ? &j->err : NULL);
-    read_free(j);
+    reads_go_on(s);
+    if (j->rc == 0 && !j->v.known && is_counted(&j->q)) {
+        count_missed(s, j->res.count);
+    }
+    read_end(j);
 }
 
 static int read_start(struct store *s, const struct store_range_req *q, const struct read_job *job,
                       struct err *e) {
     struct read_job *j = mem_zero_alloc(sizeof(*j) + q->key.n + q->end.n);
+    uint8_t *own = j->own;
     *j = *job;
     j->w.run = read_run;
     j->w.done = read_done;
     j->s = s;
     j->q = *q;
-    j->q.key = span_of(j->own, q->key.n);
-    j->q.end = span_of(j->own + q->key.n, q->end.n);
-    if (q->key.n) {
-        memcpy(j->own, q->key.p, q->key.n);
+    j->q.key = keep(q->key, &own);
+    j->q.end = keep(q->end, &own);
+    int rc = 0;
+    if (s->reads_on_lane == READS_ON_LANE) {
+        list_add_tail(&s->reads_waiting, &j->link);
+    } else {
+        rc = read_hand_over(j, e);
     }
-    if (q->end.n) {
-        memcpy(j->own + q->key.n, q->end.p, q->end.n);
-    }
-    j->v = store_view(s);
-    int rc = loop_work_submit(s->l, LANE_DB_READ, &j->w, e);
     if (rc < 0) {
         read_free(j);
         return rc;

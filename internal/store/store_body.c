@@ -439,6 +439,9 @@ static int cur_put(struct change *c, struct span key, const struct row *r,
     if (!st) {
         return failed(e);
     }
+    if (c->counts && (r->ver > 0) != (old->now.ver > 0)) {
+        count_note(c->counts, c->new_rev, key, r->ver > 0);
+    }
     db_bind_span(st, 1, key);
     sqlite3_bind_int64(st, 2, r->id);
     sqlite3_bind_int64(st, 3, r->crev);
@@ -446,11 +449,7 @@ static int cur_put(struct change *c, struct span key, const struct row *r,
     if (how != ST_CUR_NEXT) {
         sqlite3_bind_int64(st, 5, r->lease);
     }
-    if (past.n) {
-        db_bind_span(st, 6, span_of(past.b, past.n));
-    } else {
-        sqlite3_bind_null(st, 6);
-    }
+    db_bind_span(st, 6, span_of(past.b, past.n)); /* empty: it was made just now */
     return db_done(c->v.d, st, "writing a key", e);
 }
 

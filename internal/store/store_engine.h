@@ -44,8 +44,10 @@ struct store_reader {
     void (*begin)(void *ctx, int64_t rev); /* header revision; called again, what was given before is void */
     int (*each)(void *ctx, const struct store_kv *kv); /* spans live for the call; a negative return ends with it */
     store_range_done *done;                            /* r->kvs is NULL, r->n the number of those given */
+    void (*start)(void *ctx, int64_t rev);             /* what is not of the past is of this revision; NULL is allowed */
 };
-/* begin and each are called on LANE_DB_READ, done then on the loop. The request is copied. */
+/* start is called on the loop, here or later; begin and each then on LANE_DB_READ, done on the loop. A failure here is all
+ * that comes. The request is copied. */
 NODISCARD int store_read(struct store *s, const struct store_range_req *q, const struct store_reader *to, void *ctx,
                          struct err *e);
 /* On the loop's thread and at once: for points and small ranges. done is not called. */

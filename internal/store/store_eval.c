@@ -54,8 +54,14 @@ static int back_to(const struct view *v, struct span key, struct span past, stru
 int view_row(const struct view *v, sqlite3_stmt *st, struct row *ret, struct err *e) {
     *ret = (struct row){sqlite3_column_int64(st, 1), sqlite3_column_int64(st, 2),
                         sqlite3_column_int64(st, 3), sqlite3_column_int64(st, 4), 0};
-    return id_rev(ret->id) > v->at ? back_to(v, db_col_span(st, 0), db_col_span(st, 5), ret, e)
-                                   : ret->ver > 0;
+    if (id_rev(ret->id) <= v->at) {
+        return ret->ver > 0;
+    }
+    struct span past = db_col_span(st, 5);
+    if (!past.n && sqlite3_column_type(st, 5) == SQLITE_BLOB) {
+        return 0; /* nothing was before; NULL: nobody knows */
+    }
+    return back_to(v, db_col_span(st, 0), past, ret, e);
 }
 
 static int find(const struct view *v, struct span key, struct row *ret, struct past *ret_past,

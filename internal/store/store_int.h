@@ -58,12 +58,12 @@ enum {
     X(READ_RANGE, "SELECT " STORE_ROW ", l.val " STORE_READ "WHERE c.key >= ?1 AND c.key < ?2 " \
                   "ORDER BY c.key")                                                           \
     X(READ_FROM, "SELECT " STORE_ROW ", l.val " STORE_READ "WHERE c.key >= ?1 ORDER BY c.key") \
-    X(COUNT_RANGE, "SELECT count(*) FROM cur WHERE key >= ?1 AND key < ?2 AND ver > 0")       \
-    X(COUNT_FROM, "SELECT count(*) FROM cur WHERE key >= ?1 AND ver > 0")                     \
-    X(NEWER_RANGE, "SELECT " STORE_ROW " FROM cur c WHERE c.key >= ?1 AND c.key < ?2 "        \
-                   "AND c.id > ?3 ORDER BY c.key")                                            \
-    X(NEWER_FROM, "SELECT " STORE_ROW " FROM cur c WHERE c.key >= ?1 AND c.id > ?3 "          \
-                  "ORDER BY c.key")                                                           \
+    X(COUNT_RANGE, "SELECT count(*) FROM cur WHERE key >= ?1 AND key < ?2 AND ver > 0 AND crev <= ?3") \
+    X(COUNT_FROM, "SELECT count(*) FROM cur WHERE key >= ?1 AND ver > 0 AND crev <= ?3")      \
+    X(GONE_RANGE, "SELECT " STORE_ROW " FROM cur c WHERE c.key >= ?1 AND c.key < ?2 "         \
+                  "AND c.id > ?4 AND (c.ver = 0 OR c.crev > ?3) AND c.past IS NOT x'' ORDER BY c.key") \
+    X(GONE_FROM, "SELECT " STORE_ROW " FROM cur c WHERE c.key >= ?1 "                         \
+                 "AND c.id > ?4 AND (c.ver = 0 OR c.crev > ?3) AND c.past IS NOT x'' ORDER BY c.key") \
     X(CUR_LEASE, "SELECT key, id, ver FROM cur WHERE lease = ?1 AND lease <> 0 ORDER BY key") \
     X(LOG_ADD, "INSERT INTO log(id, key, crev, ver, lease, prev, val) "                       \
                "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                          \
@@ -152,6 +152,7 @@ struct view {
     int64_t at;  /* keys as of this revision; INT64_MAX: newest, with the running transaction */
     int64_t rev; /* current revision, for headers and future checks */
     int64_t compact_rev; /* for reads of the past */
+    const struct counted *known; /* of the interval that is read, as of `at`; NULL: nothing is */
 };
 NODISCARD int view_find(const struct view *v, struct span key, struct row *ret, struct err *e);
 /* The key's newest revision in the view, a deletion too; 0: there is none. */
@@ -217,6 +218,7 @@ struct change {
     struct view v;
     struct arena *a;   /* results */
     struct ebatch *eb; /* NULL: nobody wants events */
+    struct buf *counts; /* for count_note; NULL: nobody counts */
     bool want_prev;
     int64_t new_rev, sub;
     uint64_t n_puts, n_deletes;
@@ -276,7 +278,8 @@ struct batch {
     struct store *s;
     struct list wrs;
     struct ebatch *eb;
-    bool want_prev;
+    struct buf counts; /* for count_commit, if `counting` */
+    bool want_prev, counting;
     int rc;
     struct err err;
     int64_t rev, compact_rev;
@@ -357,6 +360,22 @@ struct events {
 };
 void events_push(struct events *l, const struct store_event *ev);
 
+struct counts { /* store_count.c: blocks of keys */
+    struct count_key **first; /* where each begins; the first one before all keys */
+    uint32_t *n;              /* how many keys it holds */
+    size_t n_blocks, cap, bytes;
+    struct count_key *upto; /* where the last one ends, if not behind all keys */
+    bool on, whole, empty; /* commits bring changes; nothing is behind the last block; one holds no keys */
+    int64_t missed;      /* keys counted one by one */
+    int64_t recent_from; /* `recent` has the changes of all commits behind it */
+    struct buf recent;
+    struct count_walk *walk;
+};
+struct counted { /* within some interval */
+    struct span from, to; /* borrowed; no `to`: as far as the interval goes, which has no end */
+    int64_t n;            /* keys in there */
+};
+
 struct wrange { /* watches of one range: a node of the treap */
     struct wrange *left, *right, *furthest;
     uint64_t priority;
@@ -429,9 +448,11 @@ struct store {
     uint64_t activity, activity_seen;
     struct list physical; /* waiters for the sweep */
     struct list defrags;
-    size_t reads_out;
+    size_t reads_out, reads_on_lane;
+    struct list reads_waiting;
     uint64_t reads_seen;           /* when the lane's rest was last put off */
     struct loop_timer lane_timer;
+    struct counts counts;
     size_t pins; /* readers of the whole log, in many transactions: nothing is swept meanwhile */
     /* watches */
     struct list synced, lagging;
@@ -495,6 +516,14 @@ void writer_size(struct store *s);
 struct wr *txn_wr(struct store_txn *t); /* the transaction's own */
 void store_flush(void *store);    /* store_kick as a hook */
 void store_kick(struct store *s); /* gives the lane its next job when it is free */
+/* store_count.c: how many keys intervals have */
+bool count_known(const struct store *s, struct span key, struct span end, int64_t at,
+                 struct counted *ret);
+void count_missed(struct store *s, int64_t n); /* so many were counted one by one */
+void count_changes_init(struct buf *b);
+void count_note(struct buf *changes, int64_t rev, struct span key, bool made); /* else removed */
+void count_commit(struct store *s, const struct buf *changes); /* NULL: nobody has noted them */
+void count_fini(struct store *s);
 /* store_task.c */
 struct task *task_next(struct store *s, bool idle); /* NULL: nothing to do */
 void task_undo(struct task *t); /* of its transaction what is left after an error */

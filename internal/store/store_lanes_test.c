@@ -123,3 +123,37 @@ TEST(store, refusal_on_the_read_lane_is_told) {
     ASSERT_EQ(-ERR_GONE, a.rc);
     box_fini(&b);
 }
+
+struct shown {
+    struct answer a;
+    int64_t rev;
+};
+static void on_shown(void *ctx, int rc, const struct store_range_res *r, const struct err *e) {
+    struct shown *s = ctx;
+    s->rev = r ? r->rev : 0;
+    on_range(&s->a, rc, r, e);
+}
+
+/* Of many reads some are the lane's at a time. The others are of the revision at which their turn comes. */
+TEST(store, waiting_read_shows_what_came_meanwhile) {
+    struct box b = {0};
+    struct err e = ERR_INIT;
+    struct store_range_req q = {.key = SPAN_LIT("a"), .end = SPAN_LIT("z")};
+    struct shown all[10] = {0};
+    box_open(&b);
+    ASSERT_OK(box_put(&b, "k", "1", 0, &e), &e);
+    int64_t before = store_rev(b.s);
+    fault_lanes.hold[LANE_DB_READ] = true;
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        ASSERT_OK(store_range_async(b.s, &q, 0, on_shown, &all[i], &e), &e);
+    }
+    ASSERT_OK(box_put(&b, "k", "2", 0, &e), &e);
+    fault_lanes.hold[LANE_DB_READ] = false;
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        wait_for(&b, &all[i].a);
+        ASSERT_EQ(0, all[i].a.rc);
+    }
+    ASSERT_EQ(before, all[0].rev);
+    ASSERT_EQ(store_rev(b.s), all[ARRAY_LEN(all) - 1].rev);
+    box_fini(&b);
+}

@@ -26,7 +26,7 @@ static bool unreadable(int rc) {
 }
 
 static int keep_row(struct mend *m, sqlite3_stmt *st) {
-    struct change c = {.v = {&m->to, INT64_MAX, INT64_MAX, 0}};
+    struct change c = {.v = {.d = &m->to, .at = INT64_MAX, .rev = INT64_MAX}};
     struct present old;
     struct span key = db_col_span(st, 1);
     int rc = view_present(&c.v, key, &old, m->e);
@@ -116,7 +116,7 @@ static int copy_log(struct mend *m) {
 
 /* Keys whose newest revision is gone now show an older one, or none: said, since nothing else tells. */
 static int compare_keys(struct mend *m) {
-    struct view v = {&m->to, INT64_MAX, INT64_MAX, 0};
+    struct view v = {.d = &m->to, .at = INT64_MAX, .rev = INT64_MAX};
     sqlite3_stmt *st;
     int64_t behind = 0;
     int rc = sqlite3_prepare_v2(m->from->h, "SELECT key, id FROM cur", -1, &st, NULL), out = 0;

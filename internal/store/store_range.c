@@ -23,20 +23,20 @@ static int range_form(const struct view *v, const struct store_range_req *q, str
 
 /* ---- counting ---- */
 
-/* Keys that changed after the view count there as they were then. */
-static int count_newer(const struct view *v, struct span key, struct span end, int64_t *count,
-                       struct err *e) {
-    sqlite3_stmt *st = view_rows(v, ST_NEWER_RANGE, ST_NEWER_FROM, key, end, e);
+/* Keys of the view that are not there any more, or were made anew. */
+static int count_gone(const struct view *v, struct span key, struct span end, int64_t *count,
+                      struct err *e) {
+    sqlite3_stmt *st = view_rows(v, ST_GONE_RANGE, ST_GONE_FROM, key, end, e);
     if (!st) {
         return failed(e);
     }
-    sqlite3_bind_int64(st, 3, id_of(v->at + 1, 0) - 1);
+    sqlite3_bind_int64(st, 3, v->at);
+    sqlite3_bind_int64(st, 4, id_of(v->at + 1, 0) - 1);
     int out = 0, rc = SQLITE_DONE;
     while (out >= 0 && (rc = sqlite3_step(st)) == SQLITE_ROW) {
         struct row r;
-        bool now = sqlite3_column_int64(st, 3) > 0;
         out = view_row(v, st, &r, e);
-        *count += (out > 0) - now;
+        *count += out > 0;
     }
     if (rc != SQLITE_ROW && rc != SQLITE_DONE) {
         out = db_fail(v->d, rc, "counting keys", e);
@@ -45,27 +45,44 @@ static int count_newer(const struct view *v, struct span key, struct span end, i
     return out < 0 ? out : 0;
 }
 
+/* A key that is there and was made at the view's revision or before was there then. The first statement stays open, so that
+ * both see the same even where no transaction is. */
+static int count_each(const struct view *v, struct span key, struct span end, int64_t *ret,
+                      struct err *e) {
+    int64_t last = 0;
+    sqlite3_stmt *st = view_rows(v, ST_COUNT_RANGE, ST_COUNT_FROM, key, end, e);
+    if (!st) {
+        return failed(e);
+    }
+    sqlite3_bind_int64(st, 3, v->at);
+    int rc = sqlite3_step(st);
+    int out = rc == SQLITE_ROW ? 0 : db_fail(v->d, rc, "counting keys", e);
+    if (out == 0) {
+        *ret += sqlite3_column_int64(st, 0);
+        out = db_i64(v->d, ST_LOG_LAST, &last, e);
+    }
+    if (out == 0 && id_rev(last) > v->at) {
+        out = count_gone(v, key, end, ret, e);
+    }
+    sqlite3_reset(st);
+    return out;
+}
+
 static int count_keys(const struct view *v, struct span key, struct span end, int64_t *ret,
                       struct err *e) {
+    const struct counted *c = v->known;
     struct row r;
     if (!end.n) {
         int rc = view_find(v, key, &r, e);
         *ret = rc > 0;
         return rc < 0 ? rc : 0;
     }
-    int64_t last = 0;
-    sqlite3_stmt *st = view_rows(v, ST_COUNT_RANGE, ST_COUNT_FROM, key, end, e);
-    if (!st) {
-        return failed(e);
+    *ret = c ? c->n : 0;
+    if (!c) {
+        return count_each(v, key, end, ret, e);
     }
-    int rc = sqlite3_step(st);
-    int out = rc == SQLITE_ROW ? 0 : db_fail(v->d, rc, "counting keys", e);
-    *ret = out == 0 ? sqlite3_column_int64(st, 0) : 0;
-    sqlite3_reset(st);
-    if (out == 0) {
-        out = db_i64(v->d, ST_LOG_LAST, &last, e);
-    }
-    return out < 0 || id_rev(last) <= v->at ? out : count_newer(v, key, end, ret, e);
+    int rc = span_eq(key, c->from) ? 0 : count_each(v, key, c->from, ret, e);
+    return rc < 0 || !c->to.n || span_eq(c->to, end) ? rc : count_each(v, c->to, end, ret, e);
 }
 
 /* ---- in the order of the keys ---- */
@@ -141,8 +158,9 @@ static int read_keys(struct reading *g) {
     }
     g->res.count = (int64_t)g->res.n + g->res.more;
     if (out >= 0 && g->res.more && !q->no_count) {
-        out = count_keys(&g->v, db_col_span(st, 0), q->end, &g->res.count, g->e);
-        g->res.count += (int64_t)g->res.n;
+        struct span rest = g->v.known ? q->key : db_col_span(st, 0);
+        out = count_keys(&g->v, rest, q->end, &g->res.count, g->e);
+        g->res.count += g->v.known ? 0 : (int64_t)g->res.n;
     }
     sqlite3_reset(st);
     return out < 0 ? out : 0;

@@ -42,7 +42,7 @@ static int reachable(struct snap *n, struct span key, int64_t id, int64_t ver, b
     if (id_rev(id) > n->compact) {
         return 0;
     }
-    struct view v = {&n->db, n->compact, n->last, n->compact};
+    struct view v = {&n->db, n->compact, n->last, n->compact, NULL};
     struct row r;
     int rc = view_find(&v, key, &r, e);
     *ret = rc >= 0 && r.id == id && (ver > 0 || id_rev(id) == n->compact);
@@ -367,7 +367,7 @@ static int restore_key(void *ctx, struct span key, struct span value) {
     if (id <= r->last || (!tombstone && kv.version < 1)) {
         return bad_row(r, "revisions out of order");
     }
-    struct change c = {.v = {&r->db, INT64_MAX, INT64_MAX, 0}};
+    struct change c = {.v = {.d = &r->db, .at = INT64_MAX, .rev = INT64_MAX}};
     struct present old;
     int rc = view_present(&c.v, kv.key, &old, r->e);
     if (rc < 0) {

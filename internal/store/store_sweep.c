@@ -76,7 +76,7 @@ static int with_key(struct task *t, enum stmt_id what, const struct row_in *r) {
 /* The revision of the row's key that stays. */
 static int last_of(struct task *t, const struct row_in *r, int64_t *ret_id) {
     struct writer *w = &t->s->wr;
-    struct view v = {&w->db, w->compact_rev, w->rev, 0};
+    struct view v = {&w->db, w->compact_rev, w->rev, 0, NULL};
     if (!r->key.n || r->key.n > LAST_KEY) {
         return view_last(&v, r->key, ret_id, &t->err);
     }

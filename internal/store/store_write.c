@@ -44,9 +44,10 @@ static int refuse_space(struct batch *b, struct err *e) {
 
 static struct change change_at(struct batch *b, struct arena *a) {
     struct writer *w = &b->s->wr;
-    return (struct change){.v = {&w->db, INT64_MAX, w->rev, w->compact_rev},
+    return (struct change){.v = {&w->db, INT64_MAX, w->rev, w->compact_rev, NULL},
                            .a = a,
                            .eb = b->eb,
+                           .counts = b->counting ? &b->counts : NULL,
                            .want_prev = b->want_prev,
                            .new_rev = w->rev + 1};
 }
@@ -269,6 +270,7 @@ static void undo(struct batch *b, const struct writer *before) {
     w->compacted = before->compacted;
     w->alarms = before->alarms;
     b->n_puts = b->n_deletes = 0;
+    buf_reset(&b->counts);
     if (b->eb) {
         ebatch_free(b->eb);
         b->eb = ebatch_new();
@@ -404,6 +406,7 @@ static void batch_done(struct loop_work *lw) {
     s->st.n_txns += b->n;
     if (b->rc == 0) {
         s->rev = b->rev;
+        count_commit(s, b->counting ? &b->counts : NULL);
         s->alarms = b->alarms;
         s->pages = b->pages;
         s->free_pages = b->free_pages;
@@ -439,6 +442,7 @@ static void batch_done(struct loop_work *lw) {
         answer(s, w);
     }
     ebatch_free(b->eb);
+    buf_fini(&b->counts);
     free(b);
     task_idle_arm(s);
     s->turns = loop_turns(s->l);
@@ -455,6 +459,8 @@ static struct batch *batch_new(struct store *s) {
     if (s->n_watches) {
         b->eb = ebatch_new();
     }
+    b->counting = s->counts.on;
+    count_changes_init(&b->counts);
     while (!list_empty(&s->pending) && b->n < LIM_BATCH_TXNS && b->bytes < LIM_BATCH_BYTES) {
         struct wr *w = CONTAINER_OF(s->pending.next, struct wr, link);
         list_del(&w->link);

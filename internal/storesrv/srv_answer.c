@@ -1,6 +1,6 @@
 /* The answers of ranges. One key is read here and now. What may be long is made on the store's read lane: encoded from the
  * pages into chunks, which the connections then send by reference. Chunks are used again while ranges are read. Clients
- * that ask for the same at the same revision while it is being read are given one answer. */
+ * that ask for the same are given one answer, if its reading has not begun, or no revision has come since. */
 #include "internal/storesrv/srv_ns.h"
 
 #include "internal/base/rand.h"
@@ -12,7 +12,7 @@ enum {
     CHUNK = 64 * 1024,
     CHUNKS_KEPT = POOL_KEEP(192), /* 12 MiB, until nobody has needed one for a while */
     CHUNKS_ANSWER = 32767,        /* 2 GiB: gRPC's messages are no longer */
-    LIM_JOIN = 64,                /* answers that a request is compared with */
+    LIM_JOIN = 128,               /* answers that a request is compared with */
 };
 #define CHUNKS_REST_NS (2 * NS_PER_S)
 
@@ -102,10 +102,10 @@ struct answer {
     const struct srv_ns *ns;
     struct chunks *home;
     struct store_range_req q;
-    int64_t rev;    /* the current one when it was asked for */
+    int64_t rev;    /* that it is of; 0: its reading has not begun */
     struct rpc **c; /* who waits */
     size_t n_c;
-    struct chunk *given;    /* on their way to the lane */
+    struct chunk *given;    /* on their way to the lane; or never used */
     struct net_blob **made; /* of chunks */
     size_t n_made, cap_made, n_new;
     uint8_t own[]; /* key and end */
@@ -225,12 +225,28 @@ static void reply(struct answer *a, struct rpc *c, const struct err *e) {
     rpc_unref(c);
 }
 
+static void on_start(void *ctx, int64_t rev) {
+    struct answer *a = ctx;
+    a->rev = rev;
+    a->given = TAKE(a->home->back);
+}
+
+static void give_back(struct answer *a) {
+    while (a->given) {
+        struct chunk *k = a->given;
+        a->given = k->next;
+        k->next = a->home->back;
+        a->home->back = k;
+    }
+}
+
 static void on_made(void *ctx, int rc, const struct store_range_res *r, const struct err *e) {
     struct answer *a = ctx;
     struct chunks *p = a->home;
     struct err full = ERR_INIT;
     AUTO(buf) struct buf b = BUF_INIT(64);
     list_del(&a->link);
+    give_back(a);
     p->busy--;
     p->used++;
     if (rc == 0) {
@@ -253,7 +269,7 @@ static void on_made(void *ctx, int rc, const struct store_range_res *r, const st
     free(a);
 }
 
-static const struct store_reader on_lane = {on_begin, on_key, on_made};
+static const struct store_reader on_lane = {on_begin, on_key, on_made, on_start};
 
 /* ---- asking ---- */
 
@@ -267,9 +283,10 @@ static bool same(const struct store_range_req *a, const struct store_range_req *
 
 static bool join(struct rpc *c, const struct store_range_req *q) {
     size_t seen = 0;
-    for (LIST_EACH(at, next, &c->v->answers)) {
+    struct list *all = &c->v->answers;
+    for (struct list *at = all->prev; at != all; at = at->prev) { /* the last ones may wait */
         struct answer *a = CONTAINER_OF(at, struct answer, link);
-        if (a->ns == c->ns && a->rev == store_rev(c->v->st) && same(&a->q, q)) {
+        if (a->ns == c->ns && (!a->rev || a->rev == store_rev(c->v->st)) && same(&a->q, q)) {
             struct rpc **v = mem_array(a->c, a->n_c + 1, sizeof(struct rpc *), LIM_CALLS);
             if (!v) {
                 return false;
@@ -295,15 +312,13 @@ static void start(struct rpc *c, const struct store_range_req *q) {
     a->v = c->v;
     a->ns = c->ns;
     a->home = c->v->chunks;
-    a->rev = store_rev(c->v->st);
     a->q = *q;
     a->q.key = span_of(a->own, q->key.n);
     a->q.end = span_of(a->own + q->key.n, q->end.n);
     a->c = mem_array(NULL, 1, sizeof(struct rpc *), 1);
     CHECK(a->c);
-    a->given = TAKE(a->home->back);
     if (store_read(c->v->st, q, &on_lane, a, &e) < 0) {
-        a->home->back = a->given;
+        give_back(a);
         rpc_fail(c, &e);
         free(a->c);
         free(a);
@@ -334,7 +349,7 @@ static int one_key(void *ctx, const struct store_kv *found) {
     return buf_ok(&o->b);
 }
 
-static const struct store_reader at_once = {one_begin, one_key, NULL};
+static const struct store_reader at_once = {one_begin, one_key, NULL, NULL};
 
 void answer_range(struct rpc *c, const struct store_range_req *q) {
     if (q->end.n) {

@@ -113,5 +113,7 @@ struct loop_work {
     void (*done)(struct loop_work *w);
 };
 NODISCARD int loop_work_submit(struct loop *l, enum loop_lane lane, struct loop_work *w, struct err *e);
+/* Takes a job back that the lane has not begun: it is as if it had not been submitted. False: too late. */
+NODISCARD bool loop_work_recall(struct loop *l, enum loop_lane lane, struct loop_work *w);
 
 #endif

@@ -5,6 +5,7 @@
 #include "internal/t/t.h"
 
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 struct tick {
@@ -170,6 +171,53 @@ TEST(loop, steps_go_on_after_a_run_was_stopped) {
     ASSERT_EQ(0, b.n);
     ASSERT_OK(loop_step(l, NS_PER_S, &e), &e);
     ASSERT_EQ(1, b.n);
+    loop_free(l);
+}
+
+/* The lane waits for the loop, which takes the job behind it back. */
+static _Atomic bool gate_open;
+static void gate_run(struct loop_work *w) {
+    struct timespec ms = {0, 1000000};
+    while (!gate_open) {
+        nanosleep(&ms, NULL);
+    }
+    job_run(w);
+}
+
+TEST(loop, work_that_has_not_begun_comes_back) {
+    struct err e = ERR_INIT;
+    struct loop *l;
+    unsigned next = 0;
+    struct job gate = {{NULL, gate_run, job_done}, 0, &next, false};
+    struct job taken = {{NULL, job_run, job_done}, 2, &next, false}, stays = taken;
+    stays.id = 1;
+    gate_open = false;
+    ASSERT_OK(loop_new(&l, &e), &e);
+    ASSERT_OK(loop_work_submit(l, LANE_FILE, &gate.w, &e), &e);
+    struct timespec ms = {0, 1000000};
+    do { /* until the lane has it */
+        nanosleep(&ms, NULL);
+        ASSERT_OK(loop_work_submit(l, LANE_FILE, &taken.w, &e), &e);
+        ASSERT(loop_work_recall(l, LANE_FILE, &taken.w));
+        if (!loop_work_recall(l, LANE_FILE, &gate.w)) {
+            break;
+        }
+        ASSERT_OK(loop_work_submit(l, LANE_FILE, &gate.w, &e), &e);
+    } while (true);
+    ASSERT_OK(loop_work_submit(l, LANE_FILE, &taken.w, &e), &e);
+    ASSERT_OK(loop_work_submit(l, LANE_FILE, &stays.w, &e), &e);
+    ASSERT(loop_work_recall(l, LANE_FILE, &taken.w));
+    ASSERT(!loop_work_recall(l, LANE_FILE, &taken.w));
+    gate_open = true;
+    while (next < 2) {
+        ASSERT_OK(loop_step(l, UINT64_MAX, &e), &e);
+    }
+    ASSERT(!taken.ran);
+    ASSERT_OK(loop_work_submit(l, LANE_FILE, &taken.w, &e), &e);
+    while (next < 3) {
+        ASSERT_OK(loop_step(l, UINT64_MAX, &e), &e);
+    }
+    ASSERT(!loop_work_recall(l, LANE_FILE, &taken.w));
     loop_free(l);
 }
 

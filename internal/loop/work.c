@@ -178,6 +178,24 @@ int loop_work_submit(struct loop *l, enum loop_lane lane, struct loop_work *w, s
     return 0;
 }
 
+bool loop_work_recall(struct loop *l, enum loop_lane lane, struct loop_work *w) {
+    struct lanes *ls = l->lanes;
+    struct fifo *f = &ls->lane[lane].todo;
+    bool found = false;
+    pthread_mutex_lock(&ls->lock);
+    for (struct loop_work *all = fifo_all(f), *next; all; all = next) {
+        next = all->next;
+        if (all == w) {
+            found = true;
+        } else {
+            fifo_add(f, all);
+        }
+    }
+    pthread_mutex_unlock(&ls->lock);
+    ls->unfinished -= found;
+    return found;
+}
+
 void lanes_free(struct loop *l) {
     struct lanes *ls = l->lanes;
     if (!ls) {

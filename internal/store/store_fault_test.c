@@ -266,6 +266,47 @@ TEST(store, failed_sync_after_compaction) {
     fault_stop(&f);
 }
 
+static int moves(struct db *d) {
+    return sqlite3_wal_checkpoint_v2(d->h, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+}
+
+/* Checkpoints sync the database; the WAL only where it may hold what nobody has synced: what the process found in it. */
+TEST(store, checkpoint_leaves_the_wal_to_the_commits) {
+    struct fault f;
+    struct err e = ERR_INIT;
+    struct db d = {0}, other = {0};
+    fault_start(&f);
+    struct box b = {.vfs = "kfarm-fault"};
+    box_open(&b);
+    b.s->wal.soft = UINT32_MAX;
+    b.s->wal.shrink = false;
+    ASSERT_OK(box_put(&b, "k", "1", 0, &e), &e);
+    box_rest(&b);
+    struct db_opts o = {store_vfs_name(b.s->vfs), b.s->path, false, 64 * 1024};
+    ASSERT_OK(db_open(&d, &o, &e), &e);
+    fault_set(&f, 1, SQLITE_IOERR_FSYNC, false, true);
+    ASSERT(moves(&d) != SQLITE_OK); /* both */
+    ASSERT(fault_tripped(&f));
+    fault_set(&f, -1, 0, false, false);
+    ASSERT_EQ(SQLITE_OK, moves(&d));
+    ASSERT_OK(box_put(&b, "k", "2", 0, &e), &e);
+    box_rest(&b);
+    fault_set(&f, 1, SQLITE_IOERR_FSYNC, false, true);
+    ASSERT_EQ(SQLITE_OK, moves(&d));
+    ASSERT(!fault_tripped(&f));
+    fault_set(&f, -1, 0, false, false);
+    ASSERT_OK(box_put(&b, "k", "3", 0, &e), &e);
+    box_rest(&b);
+    ASSERT_OK(db_open(&other, &o, &e), &e); /* the file is opened again: anything may be in it */
+    fault_set(&f, 1, SQLITE_IOERR_FSYNC, false, true);
+    ASSERT(moves(&other) != SQLITE_OK);
+    fault_set(&f, -1, 0, false, false);
+    db_close(&d);
+    db_close(&other);
+    box_fini(&b);
+    fault_stop(&f);
+}
+
 /* A disk that cannot be read now is no damage: told as what it is, in reads and in commits that need the page. */
 TEST(store, failing_read_is_an_io_error) {
     struct fault f;

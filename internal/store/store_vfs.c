@@ -37,6 +37,7 @@ struct store_vfs {
     int n_shm;
     unsigned n_shm_users;
     sqlite3_int64 wal_size; /* of the file: zeros or frames up to here */
+    bool wal_synced;        /* since it was opened */
     bool head_written;      /* page 1, with the number of pages and of free ones */
 };
 
@@ -49,6 +50,7 @@ struct vfile {
     uint16_t shm_shared, shm_exclusive;
     struct buf held; /* WAL: bytes not written yet, from `held_at` on */
     sqlite3_int64 held_at;
+    bool unsynced; /* WAL: something was written by this connection */
 };
 
 static struct vfile *of(sqlite3_file *f) {
@@ -325,6 +327,7 @@ static bool is_head(const void *p, int n, sqlite3_int64 at) {
 
 static int wal_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at) {
     struct vfile *me = of(f);
+    me->unsynced = true;
     if (is_head(p, n, at)) {
         enter(f)->head_written = true;
         leave(me->v, SQLITE_OK);
@@ -358,12 +361,36 @@ static int wal_read(sqlite3_file *f, void *p, int n, sqlite3_int64 at) {
     return rc != SQLITE_OK ? rc : v_read(f, p, n, at);
 }
 
-/* Every commit syncs, those of compaction too. One that only waited for the next commit's sync would be lost when that
+static bool wal_synced(sqlite3_file *f) {
+    struct store_vfs *v = enter(f);
+    bool is = v->wal_synced;
+    leave(v, SQLITE_OK);
+    return is;
+}
+static void wal_set_synced(sqlite3_file *f, bool is) {
+    struct store_vfs *v = enter(f);
+    v->wal_synced = is;
+    leave(v, SQLITE_OK);
+}
+
+/* A checkpoint asks for a sync before it reads, which would disturb the commits. What others wrote it sees in the index of the
+ * WAL only after they synced it; but not what was in the file when it was opened.
+ *
+ * Every commit syncs, those of compaction too. One that only waited for the next commit's sync would be lost when that
  * fails: the kernel drops what it could not write, SQLite takes back and writes again the failed commit alone, and recovery
  * ends at the hole before it, though later syncs succeeded and later commits were acknowledged. */
 static int wal_sync(sqlite3_file *f, int flags) {
+    struct vfile *me = of(f);
     int rc = wal_flush(f);
-    return rc != SQLITE_OK ? rc : v_sync(f, flags);
+    if (rc != SQLITE_OK || (!me->unsynced && wal_synced(f))) {
+        return rc;
+    }
+    rc = v_sync(f, flags);
+    if (rc == SQLITE_OK) {
+        me->unsynced = false;
+        wal_set_synced(f, true);
+    }
+    return rc;
 }
 
 static int wal_file_size(sqlite3_file *f, sqlite3_int64 *ret) {
@@ -436,6 +463,7 @@ static int v_open(sqlite3_vfs *sv, sqlite3_filename name, sqlite3_file *f, int f
         sqlite3_int64 size = 0;
         rc = v_size(f, &size);
         wal_set_size(f, size);
+        wal_set_synced(f, false);
     }
     if (rc == SQLITE_OK) {
         f->pMethods = flags & SQLITE_OPEN_WAL ? &wal_methods : &db_methods;

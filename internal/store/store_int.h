@@ -310,7 +310,8 @@ struct wal { /* what the loop knows of the WAL */
     uint64_t soft;        /* so many make a checkpoint due */
     uint64_t most;        /* so many are moved at once; commits wait at twice as many */
     uint64_t started_ns;  /* the last pass */
-    unsigned passes;      /* since the beginning */
+    bool passing;         /* there was a pass since the beginning */
+    uint64_t rest_before; /* it: so many frames were to be moved */
     bool out;             /* a pass is on its lane */
     bool stuck;           /* readers or the disk hold it up */
     uint64_t stuck_at;    /* frames at that time */

@@ -1,6 +1,7 @@
 /* Checkpoints. What is in the WAL moves to the database on a lane of its own while commits go on. Commits add to the WAL
- * meanwhile, so that it would never be empty; the little that remains after a pass or two is moved between two commits,
- * and the next commit starts the WAL at its beginning again. How much may gather grows with the rate of writes. */
+ * meanwhile, so that it would never be empty: passes follow each other as long as each leaves less than half of what the one
+ * before left. That little is moved between two commits, and the next commit starts the WAL at its beginning again. How much
+ * may gather grows with the rate of writes: a page that changes a hundred times is moved once. */
 #include "internal/store/store_int.h"
 
 #include "internal/base/rand.h"
@@ -11,10 +12,9 @@
 enum {
     FRAME_BYTES = 4096 + 24,
     SOFT_MIN = STORE_WAL_KEEP / FRAME_BYTES / 2, /* frames that make a checkpoint due */
-    SOFT_MAX = 3072,
-    MOST = 2 * SOFT_MAX, /* all of it moves, whatever is left to move */
-    REST = 128,          /* frames moved between two commits without a thought */
-    PASSES = 2,          /* then the rest, whatever it is */
+    SOFT_MAX = 16384,
+    MOST = SOFT_MAX + SOFT_MAX / 4, /* all of it moves, whatever is left to move */
+    REST = 128,                     /* frames moved between two commits without a thought */
 };
 #define OFTEN_NS NS_PER_S /* two checkpoints in less: more may gather */
 
@@ -39,7 +39,7 @@ static uint64_t rest(const struct store *s) {
 void wal_grown(struct store *s, uint64_t frames) {
     if (frames < s->wal.frames || frames < s->wal.moved) { /* started again */
         s->wal.moved = 0;
-        s->wal.passes = 0;
+        s->wal.passing = false;
         s->wal.stuck = false;
     }
     s->wal.frames = frames;
@@ -107,14 +107,19 @@ static void pass_done(struct loop_work *lw) {
     store_kick(s);
 }
 
+/* After a pass: another one would leave still less. */
+static bool pass_pays(const struct store *s) {
+    return rest(s) > REST && rest(s) < s->wal.rest_before / 2;
+}
+
 void wal_kick(struct store *s) {
     struct wal *w = &s->wal;
-    bool again = w->passes && w->passes < PASSES && rest(s) > REST;
-    if (w->out || held_up(w) || s->closing || !(again || (!w->passes && rest(s) >= w->soft))) {
+    bool due = w->passing ? pass_pays(s) : rest(s) >= w->soft;
+    if (w->out || held_up(w) || s->closing || !due) {
         return;
     }
     uint64_t now = loop_now(s->l);
-    if (!w->passes && now - w->started_ns < OFTEN_NS) {
+    if (!w->passing && now - w->started_ns < OFTEN_NS) {
         w->soft = w->soft * 2 < SOFT_MAX ? w->soft * 2 : SOFT_MAX;
     }
     w->started_ns = now;
@@ -128,7 +133,8 @@ void wal_kick(struct store *s) {
         free(p);
         return;
     }
-    w->passes++;
+    w->passing = true;
+    w->rest_before = rest(s);
     w->out = true;
 }
 
@@ -144,7 +150,7 @@ bool wal_due(const struct store *s, bool idle) {
     if (w->out) {
         return false;
     }
-    bool ready = w->passes && rest(s) && (rest(s) <= REST || w->passes >= PASSES);
+    bool ready = w->passing && rest(s) && !pass_pays(s);
     bool most = rest(s) && w->frames >= w->most;
     return (!held_up(w) && (ready || most)) || (idle && w->shrink);
 }

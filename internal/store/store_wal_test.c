@@ -258,6 +258,38 @@ TEST(store, wal_has_a_bound) {
     box_fini(&b);
 }
 
+/* Passes go on while each leaves less than half; then the write lane does the rest. */
+TEST(store, passes_go_on_while_they_pay) {
+    struct box b = {0};
+    box_open(&b);
+    put_n(&b, 1, 200, 1);
+    box_rest(&b);
+    struct wal *w = &b.s->wal;
+    uint64_t frames = w->frames;
+    static const struct {
+        uint64_t rest;
+        bool due;
+    } cases[] = {{1600, true}, {800, true}, {799, false}, {129, false}, {128, true}, {0, false}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        w->stuck = false;
+        w->passing = true;
+        w->rest_before = 1600;
+        w->frames = 4000;
+        w->moved = 4000 - cases[i].rest;
+        ASSERT_EQ(cases[i].due, wal_due(b.s, false));
+        wal_kick(b.s); /* the pass that goes on instead, where it pays */
+        ASSERT_EQ(!cases[i].due && cases[i].rest, w->out);
+        if (w->out) {
+            ASSERT_EQ(cases[i].rest, w->rest_before);
+            box_rest(&b);
+        }
+    }
+    w->passing = w->stuck = false;
+    w->frames = frames;
+    w->moved = 0;
+    box_fini(&b);
+}
+
 struct shot {
     int fd;
     bool done, compacted;
@@ -466,7 +498,7 @@ TEST(store, emptied_wal_is_at_rest) {
         ASSERT_OK(box_put(&b, "k", "v", 0, &e), &e);
     }
     ASSERT(b.s->wal.frames > b.s->wal.moved);
-    b.s->wal.passes = 1;
+    b.s->wal.passing = true;
     b.s->wal.shrink = true;
     store_kick(b.s);
     for (int i = 0; i < 50 && (b.s->busy || wal_due(b.s, true)); i++) {

@@ -436,8 +436,12 @@ struct store {
     struct wal wal;
     /* write queue */
     struct list pending;
-    size_t n_pending;
-    bool busy; /* a batch or a task is on the lane: s->wr is the lane's */
+    size_t n_pending;   /* without an answer; of these, */
+    size_t n_waiting;   /* in the queue, */
+    size_t n_out;       /* in batches on the lane */
+    unsigned busy;      /* batches and tasks on the lane, at most two: s->wr is the lane's */
+    bool tasking;       /* one of them is a task */
+    struct batch *open; /* the last batch, as far as is known not begun */
     uint64_t commit_ns; /* the longest of the last commits, forgotten little by little */
     uint64_t turns;     /* of the loop, when the last commit was answered */
     bool closing;
@@ -526,7 +530,8 @@ void count_note(struct buf *changes, int64_t rev, struct span key, bool made); /
 void count_commit(struct store *s, const struct buf *changes); /* NULL: nobody has noted them */
 void count_fini(struct store *s);
 /* store_task.c */
-struct task *task_next(struct store *s, bool idle); /* NULL: nothing to do */
+enum task_kind task_due(struct store *s, bool idle); /* TASK_MAX_: none */
+void task_start(struct store *s, bool idle);         /* what is due, on a free lane */
 void task_undo(struct task *t); /* of its transaction what is left after an error */
 void task_idle_arm(struct store *s);
 void store_compacted(struct store *s, struct wr *w);

@@ -7,6 +7,7 @@
 #include "internal/t/t.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 struct answer {
     bool done;
@@ -155,5 +156,122 @@ TEST(store, waiting_read_shows_what_came_meanwhile) {
     }
     ASSERT_EQ(before, all[0].rev);
     ASSERT_EQ(store_rev(b.s), all[ARRAY_LEN(all) - 1].rev);
+    box_fini(&b);
+}
+
+/* ---- when a commit starts and what it takes ---- */
+
+static void puts_n(struct box *b, size_t n, struct answer *a) {
+    struct err e = ERR_INIT;
+    for (size_t i = 0; i < n; i++) {
+        struct store_txn *t = store_txn_new(0);
+        store_txn_put(t, &t->body.then, SPAN_LIT("k"), SPAN_LIT("v"), 0);
+        a[i].done = false;
+        store_txn(b->s, t, on_txn, &a[i]);
+    }
+    ASSERT_OK(loop_step(b->l, 0, &e), &e);
+}
+
+static uint64_t commits(struct box *b) {
+    struct store_stat st;
+    store_stat(b->s, &st);
+    return st.n_commits;
+}
+
+/* The answers come in the order of the commands: the last one's is the end. */
+static uint64_t commits_until(struct box *b, const struct answer *a) {
+    fault_lanes.hold[LANE_DB_WRITE] = false;
+    wait_for(b, a);
+    box_rest(b);
+    b->s->commit_ns = NS_PER_S; /* nothing on the loop itself */
+    return commits(b);
+}
+
+TEST(store, next_commit_stands_behind_the_present_one) {
+    struct box b = {0};
+    struct answer a[64] = {0};
+    box_open(&b);
+    b.s->wal.soft = UINT32_MAX;
+    uint64_t n = commits_until(&b, &(struct answer){true, 0});
+    fault_lanes.hold[LANE_DB_WRITE] = true; /* what is handed over now counts as begun */
+    puts_n(&b, 20, a);
+    ASSERT_EQ(1, b.s->busy);
+    puts_n(&b, 15, a + 20); /* fewer than are being written, and few */
+    ASSERT_EQ(1, b.s->busy);
+    ASSERT_EQ(15, b.s->n_waiting);
+    puts_n(&b, 1, a + 35);
+    ASSERT_EQ(2, b.s->busy);
+    ASSERT_EQ(0, b.s->n_waiting);
+    puts_n(&b, 20, a + 36); /* no third */
+    ASSERT_EQ(2, b.s->busy);
+    ASSERT_EQ(20, b.s->n_waiting);
+    ASSERT_EQ(n + 3, commits_until(&b, &a[55]));
+    n += 3;
+    fault_lanes.hold[LANE_DB_WRITE] = true;
+    puts_n(&b, 2, a);
+    puts_n(&b, 2, a + 2); /* few, but as many as are being written */
+    ASSERT_EQ(2, b.s->busy);
+    ASSERT_EQ(n + 2, commits_until(&b, &a[3]));
+    for (size_t i = 0; i < 56; i++) {
+        ASSERT_EQ(0, a[i].rc);
+    }
+    box_fini(&b);
+}
+
+/* What has to be done between commits would never have its turn. */
+TEST(store, nothing_stands_before_a_task_that_is_due) {
+    struct box b = {0};
+    struct answer a[40] = {0};
+    box_open(&b);
+    commits_until(&b, &(struct answer){true, 0});
+    fault_lanes.hold[LANE_DB_WRITE] = true;
+    puts_n(&b, 20, a);
+    b.s->sweeping = true;
+    puts_n(&b, 20, a + 20);
+    ASSERT_EQ(1, b.s->busy);
+    commits_until(&b, &a[39]);
+    ASSERT(!b.s->sweeping);
+    box_fini(&b);
+}
+
+struct gate {
+    struct loop_work w;
+    _Atomic bool begun, open;
+    bool done;
+};
+static void gate_run(struct loop_work *w) {
+    struct gate *g = CONTAINER_OF(w, struct gate, w);
+    g->begun = true;
+    while (!g->open) {
+        struct timespec ms = {0, 1000000};
+        nanosleep(&ms, NULL);
+    }
+}
+static void gate_done(struct loop_work *w) {
+    CONTAINER_OF(w, struct gate, w)->done = true;
+}
+
+/* One commit for all that came before the lane had time. */
+TEST(store, batch_grows_until_the_lane_takes_it) {
+    struct box b = {0};
+    struct err e = ERR_INIT;
+    struct answer a[8] = {0};
+    struct gate g = {.w = {.run = gate_run, .done = gate_done}};
+    box_open(&b);
+    uint64_t n = commits_until(&b, &(struct answer){true, 0});
+    ASSERT_OK(loop_work_submit(b.l, LANE_DB_WRITE, &g.w, &e), &e);
+    while (!g.begun) {
+        struct timespec ms = {0, 1000000};
+        nanosleep(&ms, NULL);
+    }
+    for (size_t i = 0; i < 8; i++) {
+        puts_n(&b, 1, a + i);
+        ASSERT_EQ(1, b.s->busy);
+        ASSERT_EQ(i + 1, b.s->n_out);
+    }
+    g.open = true;
+    ASSERT_EQ(n + 1, commits_until(&b, &a[7]));
+    ASSERT(g.done);
+    ASSERT_EQ(0, b.s->n_out);
     box_fini(&b);
 }

@@ -85,7 +85,8 @@ static void wake(struct list *waiters, int64_t upto, int rc, const struct err *e
 static void task_done(struct loop_work *lw) {
     struct task *t = CONTAINER_OF(lw, struct task, w);
     struct store *s = t->s;
-    s->busy = false;
+    s->busy--;
+    s->tasking = false;
     s->rest_until = t->beside ? loop_now(s->l) + REST * t->took_ns : 0;
     if (t->rc == 0) {
         s->pages = t->pages;
@@ -149,16 +150,16 @@ static bool rests(struct store *s) {
 }
 
 /* After a failure background work waits for the idle timer, or it would spin on a broken disk. */
-struct task *task_next(struct store *s, bool idle) {
+enum task_kind task_due(struct store *s, bool idle) {
     if (s->closing) {
-        return NULL;
+        return TASK_MAX_;
     }
     if ((idle || s->batches_since_task >= TASK_TURN) && wal_due(s, idle)) {
-        return task_new(s, TASK_CHECKPOINT);
+        return TASK_CHECKPOINT;
     }
     if (s->task_failed ||
         s->wal.out) { /* what is added while a pass goes on, the write lane would have to move */
-        return NULL;
+        return TASK_MAX_;
     }
     bool sweep = s->sweeping && !s->pins;
     if (!sweep && !s->vacuuming) {
@@ -166,9 +167,25 @@ struct task *task_next(struct store *s, bool idle) {
                        (idle && s->free_pages > 256 && s->free_pages > s->pages / 4);
     }
     if ((!sweep && !s->vacuuming) || rests(s)) {
-        return NULL;
+        return TASK_MAX_;
     }
-    return task_new(s, sweep ? TASK_SWEEP : TASK_VACUUM);
+    return sweep ? TASK_SWEEP : TASK_VACUUM;
+}
+
+void task_start(struct store *s, bool idle) {
+    enum task_kind kind = task_due(s, idle);
+    if (kind == TASK_MAX_) {
+        return;
+    }
+    struct err e = ERR_INIT;
+    struct task *t = task_new(s, kind);
+    s->batches_since_task = 0;
+    if (loop_work_submit(s->l, LANE_DB_WRITE, &t->w, &e) < 0) { /* no thread: with the next kick */
+        free(t);
+        return;
+    }
+    s->tasking = true;
+    s->busy++;
 }
 
 static void idle_fired(struct loop_timer *tm) {

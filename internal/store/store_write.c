@@ -1,11 +1,13 @@
 /* The write lane: commands queue on the loop, all that wait go into one SQLite transaction and one fsync (group commit),
- * then events and answers come back on the loop in this order. */
+ * then events and answers come back on the loop in this order, while the lane commits what came meanwhile. */
 #include "internal/store/store_int.h"
 
 #include "internal/base/rand.h"
 
 #include <errno.h>
 #include <stdlib.h>
+
+enum { ENOUGH = 16 }; /* commands that are worth a commit of their own */
 
 static int failed(const struct err *e) {
     return -(int)e->code;
@@ -398,10 +400,19 @@ static void commit_took(struct store *s, uint64_t ns) {
     s->commit_ns = ns > kept ? ns : kept;
 }
 
+/* The lane does not wait for the loop: while a batch is being committed the next one stands behind it, and what comes goes
+ * into that until the lane takes it. But each commit costs a sync and the pages that all commits change, so a batch that is
+ * smaller than the one before waits for what the answers bring, unless it is large enough for these not to matter. */
+static bool enough(const struct store *s, size_t n_before) {
+    return s->n_waiting >= ENOUGH || (s->n_waiting && s->n_waiting >= n_before);
+}
+
 static void batch_done(struct loop_work *lw) {
     struct batch *b = CONTAINER_OF(lw, struct batch, w);
     struct store *s = b->s;
-    s->busy = false;
+    s->busy--;
+    s->n_out -= b->n;
+    s->open = s->open == b ? NULL : s->open;
     commit_took(s, b->took_ns);
     s->st.n_txns += b->n;
     if (b->rc == 0) {
@@ -427,9 +438,7 @@ static void batch_done(struct loop_work *lw) {
         }
         take_effect(s, w);
     }
-    /* With as many waiting as were served the next commit runs while these get their events and answers. With fewer it
-     * waits for what the answers bring. */
-    if (s->n_pending >= 2 * b->n) {
+    if (enough(s, b->n)) { /* the next commit runs while these get their events and answers */
         store_kick(s);
     }
     if (b->rc == 0) {
@@ -449,14 +458,10 @@ static void batch_done(struct loop_work *lw) {
     store_kick(s);
 }
 
-static struct batch *batch_new(struct store *s) {
-    struct batch *b = new_zero(struct batch);
-    b->w.run = batch_run;
-    b->w.done = batch_done;
-    b->s = s;
-    list_init(&b->wrs);
+static void batch_fill(struct store *s, struct batch *b) {
+    size_t before = b->n;
     b->want_prev = s->o.keep_prev || s->n_prev_watches;
-    if (s->n_watches) {
+    if (s->n_watches && !b->eb) {
         b->eb = ebatch_new();
     }
     b->counting = s->counts.on;
@@ -468,20 +473,44 @@ static struct batch *batch_new(struct store *s) {
         b->bytes += w->bytes;
         b->n++;
     }
-    s->busy = true;
+    s->n_waiting -= b->n - before;
+    s->n_out += b->n - before;
+}
+
+static struct batch *batch_new(struct store *s) {
+    struct batch *b = new_zero(struct batch);
+    b->w.run = batch_run;
+    b->w.done = batch_done;
+    b->s = s;
+    list_init(&b->wrs);
+    batch_fill(s, b);
+    s->busy++;
     s->batches_since_task++;
     return b;
 }
 
-static void batch_start(struct store *s) {
-    struct batch *b = batch_new(s);
+static void batch_submit(struct store *s, struct batch *b) {
     struct err e = ERR_INIT;
+    s->open = b;
     int rc =
         loop_work_submit(s->l, LANE_DB_WRITE, &b->w, &e); /* from here the batch is the lane's */
     if (rc < 0) {
         b->rc = rc;
         b->err = e;
         batch_done(&b->w);
+    }
+}
+
+/* What waits goes into the last batch, if the lane has not begun it. */
+static void batch_extend(struct store *s) {
+    struct batch *b = s->open;
+    if (b && s->n_waiting) {
+        if (loop_work_recall(s->l, LANE_DB_WRITE, &b->w)) {
+            batch_fill(s, b);
+            batch_submit(s, b);
+        } else {
+            s->open = NULL;
+        }
     }
 }
 
@@ -523,28 +552,27 @@ static bool is_lone(const struct store *s) {
            !s->wal.out && s->commit_ns <= STORE_LONE_NS && loop_turns(s->l) - s->turns <= 1;
 }
 
+/* A batch may be handed over: to a free lane, or behind what is on it. Where a task is due the lane is left to run dry: what
+ * the task shall do is decided when all that was committed is known. */
+static bool batch_due(struct store *s) {
+    if (!s->n_waiting || wal_full(s)) {
+        return false;
+    }
+    return !s->busy ||
+           (s->busy == 1 && enough(s, s->n_out) && (s->tasking || task_due(s, false) == TASK_MAX_));
+}
+
 static void kick(struct store *s, bool in_hook) {
     wal_kick(s);
-    if (s->busy) {
+    batch_extend(s);
+    if (!s->busy) {
+        task_start(s, !s->n_waiting);
+    }
+    if (!batch_due(s)) {
         return;
     }
-    bool idle = list_empty(&s->pending);
-    struct task *task = task_next(s, idle);
-    if (task) {
-        struct err e = ERR_INIT;
-        s->busy = true;
-        s->batches_since_task = 0;
-        if (loop_work_submit(s->l, LANE_DB_WRITE, &task->w, &e) == 0) {
-            return;
-        }
-        s->busy = false;
-        free(task);
-    }
-    if (idle || wal_full(s)) {
-        return;
-    }
-    if (!is_lone(s)) {
-        batch_start(s);
+    if (s->busy || !is_lone(s)) {
+        batch_submit(s, batch_new(s));
     } else if (in_hook) {
         struct batch *b = batch_new(s);
         batch_run(&b->w);
@@ -564,9 +592,8 @@ void store_flush(void *ctx) {
 void store_submit(struct store *s, struct wr *own_wr) {
     list_add_tail(&s->pending, &own_wr->link);
     s->n_pending++;
-    if (!s->busy) {
-        loop_before_sleep(s->l, &s->flush_hook, store_flush, s);
-    }
+    s->n_waiting++;
+    loop_before_sleep(s->l, &s->flush_hook, store_flush, s);
 }
 
 /* A refusal before anything is queued for the lane still answers later, never inside the call. */

@@ -16,7 +16,7 @@ enum {
     MOST = SOFT_MAX + SOFT_MAX / 4, /* all of it moves, whatever is left to move */
     REST = 128,                     /* frames moved between two commits without a thought */
 };
-#define OFTEN_NS NS_PER_S /* two checkpoints in less: more may gather */
+#define OFTEN_NS (NS_PER_S / 4) /* two checkpoints in less: more may gather */
 
 struct pass {
     struct loop_work w;
@@ -181,7 +181,7 @@ void wal_task_done(struct store *s, const struct task *t) {
 void wal_tick(struct store *s, bool quiet) {
     struct wal *w = &s->wal;
     w->stuck = false;
-    if (quiet || loop_now(s->l) - w->started_ns > 2 * OFTEN_NS) {
+    if (quiet || loop_now(s->l) - w->started_ns > 4 * OFTEN_NS) {
         w->soft = w->soft / 2 > SOFT_MIN && !quiet ? w->soft / 2 : SOFT_MIN;
     }
     if (w->soft == SOFT_MIN && store_vfs_wal_bytes(s->vfs) > STORE_WAL_KEEP) {

@@ -27,6 +27,7 @@ static int new_loop(struct loop **ret, bool is_virtual, uint64_t start, struct e
     l->epfd = fd;
     l->pool = pool_new(POOL_KEEP(LIM_LOOP_POOL));
     l->is_virtual = is_virtual;
+    l->price = LOOP_LINGER_EARN;
     l->now = is_virtual ? start : clock_ns();
     list_init(&l->hooks);
     *ret = l;
@@ -59,6 +60,12 @@ uint64_t loop_now(const struct loop *l) {
 }
 uint64_t loop_turns(const struct loop *l) {
     return l->turns;
+}
+void loop_linger(struct loop *l) {
+    l->linger = true;
+}
+struct loop_lingers loop_lingers(const struct loop *l) {
+    return l->lingers;
 }
 struct pool *loop_pool(struct loop *l) {
     return l->pool;
@@ -244,6 +251,60 @@ static int wait_ms(struct loop *l, uint64_t max_ns) {
     return ms > 3600000 ? 3600000 : (int)ms;
 }
 
+static int fetch(struct loop *l, int ms) {
+    int n = epoll_wait(l->epfd, l->batch, LIM_LOOP_EVENTS, l->is_virtual ? 0 : ms);
+    if (!l->is_virtual) {
+        l->now = clock_ns();
+    } else if (n <= 0 && l->n_timers && l->heap[0]->due_ns > l->now) {
+        l->now = l->heap[0]->due_ns;
+    }
+    return n;
+}
+
+static int look(struct loop *l, uint64_t until) {
+    int n;
+    do {
+        n = fetch(l, 0);
+    } while (n == 0 && l->now < until);
+    return n;
+}
+
+static void learn(struct loop *l, bool looked, bool quick) {
+    if (quick) {
+        l->price = looked ? LOOP_LINGER_EARN : l->price;
+        l->quick = l->quick < 2 * l->price ? l->quick + 1 : 2 * l->price;
+    } else {
+        l->quick -= l->quick < l->price ? l->quick : l->price;
+    }
+    if (!looked) {
+        return;
+    }
+    l->lingers.n++;
+    l->lingers.in_vain += !quick;
+    if (!quick && l->in_vain && l->price < LOOP_LINGER_DEAR) {
+        l->price *= 2;
+    }
+    l->in_vain = !quick;
+}
+
+static int wait_events(struct loop *l, uint64_t max_ns) {
+    int ms = l->is_virtual ? -1 : wait_ms(l, max_ns), n = 0;
+    if (!l->linger || ms == 0) {
+        return fetch(l, ms);
+    }
+    uint64_t from = l->now;
+    bool looks = l->quick >= l->price;
+    l->linger = false;
+    if (looks && !l->is_virtual) { /* there the time until the next timer passes at once */
+        n = look(l, from + LOOP_LINGER_NS);
+    }
+    if (n == 0) {
+        n = fetch(l, ms);
+    }
+    learn(l, looks, l->now - from <= LOOP_LINGER_NS);
+    return n;
+}
+
 static int turn(struct loop *l, uint64_t max_ns, struct err *e) {
     if (l->stopping) { /* by a hook: do not sleep first */
         return 0;
@@ -251,14 +312,9 @@ static int turn(struct loop *l, uint64_t max_ns, struct err *e) {
     if (!l->is_virtual) {
         l->now = clock_ns();
     }
-    int n = epoll_wait(l->epfd, l->batch, LIM_LOOP_EVENTS, l->is_virtual ? 0 : wait_ms(l, max_ns));
+    int n = wait_events(l, max_ns);
     if (n < 0 && errno != EINTR) {
         return err_sys(e, errno, "epoll_wait");
-    }
-    if (!l->is_virtual) {
-        l->now = clock_ns();
-    } else if (n <= 0 && l->n_timers && l->heap[0]->due_ns > l->now) {
-        l->now = l->heap[0]->due_ns;
     }
     l->batch_n = n < 0 ? 0 : n;
     for (l->batch_at = 0; l->batch_at < l->batch_n && !l->stopping;) {

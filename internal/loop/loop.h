@@ -70,6 +70,19 @@ NODISCARD int loop_step(struct loop *l, uint64_t max_ns, struct err *e);
 void loop_stop(struct loop *l);
 uint64_t loop_now(const struct loop *l);
 uint64_t loop_turns(const struct loop *l); /* callbacks of descriptors and timers so far: who else uses the loop? */
+/* For one who was answered just now and may ask again at once: waking a CPU that sleeps takes longer than his next request. The
+ * next wait looks for events without sleeping for at most LOOP_LINGER_NS; but only where this pays: after LOOP_LINGER_EARN
+ * waits so marked that were shorter than that. Each that was longer takes as many back, and twice as many are the most that
+ * count. So for any CPU that was spent in vain, LOOP_LINGER_NS at a time, there were LOOP_LINGER_EARN quick requests before;
+ * who comes slower than that, or not at all, finds a loop that sleeps. Looks in vain without a success between them (a client
+ * that needs this very CPU) double the price, up to LOOP_LINGER_DEAR. */
+enum { LOOP_LINGER_EARN = 16, LOOP_LINGER_DEAR = 1024 };
+#define LOOP_LINGER_NS (75 * NS_PER_MS / 1000)
+void loop_linger(struct loop *l);
+struct loop_lingers { /* waits that began without sleeping; and those of them that slept in the end */
+    uint64_t n, in_vain;
+};
+struct loop_lingers loop_lingers(const struct loop *l);
 /* Blocks for whatever lives on the loop's thread; trimmed while the loop has little to do. */
 struct pool *loop_pool(struct loop *l);
 /* Runs ctx hooks once before the loop sleeps next (to batch: commit, then answer). */

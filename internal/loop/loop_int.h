@@ -18,6 +18,10 @@ struct loop {
     struct loop_timer **heap;
     size_t n_timers, cap_timers, n_ios;
     struct list hooks;
+    struct loop_lingers lingers;
+    unsigned price, quick; /* of a look, in short waits; and how many of these there were */
+    bool linger;           /* the next wait is marked */
+    bool in_vain;          /* the last look was */
     struct epoll_event batch[LIM_LOOP_EVENTS];
     int batch_n, batch_at;
     struct lanes *lanes; /* NULL until the first work item */

@@ -139,6 +139,85 @@ TEST(loop, step_returns_after_a_hook) {
     loop_free(l);
 }
 
+/* A client of a loop with a virtual clock: he asks `after` ns after each answer. */
+struct client {
+    struct loop_timer t;
+    struct loop *l;
+    uint64_t after;
+    unsigned left;
+};
+static void on_request(struct loop_timer *t) {
+    struct client *c = CONTAINER_OF(t, struct client, t);
+    if (c->left--) {
+        loop_linger(c->l);
+        loop_timer_start(c->l, &c->t, c->after, on_request, "client");
+    }
+}
+static struct loop_lingers lingers_for(struct loop *l, uint64_t after, unsigned times) {
+    struct err e = ERR_INIT;
+    struct client c = {.l = l, .after = after, .left = times};
+    struct loop_lingers before = loop_lingers(l), now;
+    on_request(&c.t);
+    ASSERT_OK(loop_run(l, &e), &e);
+    now = loop_lingers(l);
+    return (struct loop_lingers){now.n - before.n, now.in_vain - before.in_vain};
+}
+
+TEST(loop, lingers_only_for_those_who_ask_at_once) {
+    static const uint64_t slow[] = {LOOP_LINGER_NS + 1, NS_PER_MS, 5 * NS_PER_MS, 100 * NS_PER_MS};
+    enum { QUICK = 30000 };
+    struct err e = ERR_INIT;
+    struct loop *l;
+    ASSERT_OK(loop_new_virtual(&l, 1, &e), &e);
+    for (size_t i = 0; i < ARRAY_LEN(slow); i++) {
+        ASSERT_EQ(0, lingers_for(l, slow[i], 1000).n);
+    }
+    struct loop_lingers n = lingers_for(l, QUICK, 1000);
+    ASSERT_EQ(1000 - LOOP_LINGER_EARN, n.n);
+    ASSERT_EQ(0, n.in_vain);
+    /* He is gone: what he earned is twice lost, and then nothing. */
+    n = lingers_for(l, NS_PER_MS, 1000);
+    ASSERT_EQ(2, n.n);
+    ASSERT_EQ(2, n.in_vain);
+    /* Quick until somebody looks for him, late then: each time it takes twice as many; a success makes it cheap again. */
+    for (unsigned price = 2 * LOOP_LINGER_EARN; price <= LOOP_LINGER_DEAR; price *= 2) {
+        ASSERT_EQ(0, lingers_for(l, QUICK, price).n);
+        ASSERT_EQ(1, lingers_for(l, NS_PER_MS, 1).in_vain);
+    }
+    ASSERT_EQ(0, lingers_for(l, QUICK, LOOP_LINGER_DEAR).n);
+    ASSERT_EQ(1, lingers_for(l, QUICK, 1).n);
+    ASSERT_EQ(1, lingers_for(l, NS_PER_MS, 1).in_vain);
+    ASSERT_EQ(10, lingers_for(l, QUICK, 10).n);
+    /* The same loop without the mark. */
+    struct loop_lingers before = loop_lingers(l);
+    struct tick k = {{0}, 0, 0};
+    for (int i = 0; i < 100; i++) {
+        loop_timer_start(l, &k.t, QUICK, on_tick, "k");
+        ASSERT_OK(loop_run(l, &e), &e);
+    }
+    ASSERT_EQ(before.n, loop_lingers(l).n);
+    loop_free(l);
+}
+
+/* Whatever the gaps: those in vain are paid for by quick ones before. */
+static int prop_linger(const uint8_t *p, size_t n) {
+    struct t_gen g = {span_of(p, n)};
+    struct loop *l;
+    uint64_t quick = 0;
+    int bad = loop_new_virtual(&l, 1, NULL) < 0;
+    while (g.s.n && !bad) {
+        bool is = t_gen_u32(&g, 0, 7) != 0;
+        quick += is;
+        lingers_for(l, is ? 1000 : NS_PER_MS, 1);
+        bad = loop_lingers(l).in_vain * LOOP_LINGER_EARN > quick;
+    }
+    loop_free(l);
+    return bad;
+}
+TEST(loop, lingering_in_vain_has_a_bound) {
+    t_property("linger", prop_linger, 200, 2000);
+}
+
 struct job {
     struct loop_work w;
     unsigned id, *next;
@@ -219,6 +298,39 @@ TEST(loop, work_that_has_not_begun_comes_back) {
     }
     ASSERT(!loop_work_recall(l, LANE_FILE, &taken.w));
     loop_free(l);
+}
+
+/* A client on a thread of its own. How often he is quick is the machine's affair; the bound holds. */
+struct echo {
+    struct loop_work w;
+    struct loop *l;
+    unsigned left;
+};
+static void echo_run(struct loop_work *w) {
+    (void)w;
+}
+static void echo_done(struct loop_work *w) {
+    struct echo *o = CONTAINER_OF(w, struct echo, w);
+    struct err e = ERR_INIT;
+    if (--o->left) {
+        ASSERT_OK(loop_work_submit(o->l, LANE_FILE, w, &e), &e);
+        loop_linger(o->l);
+    }
+}
+
+TEST(loop, lingering_misses_nobody) {
+    enum { TIMES = 5000 };
+    struct err e = ERR_INIT;
+    struct echo o = {.w = {NULL, echo_run, echo_done}, .left = TIMES};
+    ASSERT_OK(loop_new(&o.l, &e), &e);
+    ASSERT_OK(loop_work_submit(o.l, LANE_FILE, &o.w, &e), &e);
+    while (o.left) {
+        ASSERT_OK(loop_step(o.l, UINT64_MAX, &e), &e);
+    }
+    struct loop_lingers n = loop_lingers(o.l);
+    ASSERT(n.n <= TIMES);
+    ASSERT(n.in_vain * LOOP_LINGER_EARN <= TIMES);
+    loop_free(o.l);
 }
 
 TEST(loop, work_comes_back_in_order) {

@@ -577,6 +577,7 @@ static void kick(struct store *s, bool in_hook) {
         struct batch *b = batch_new(s);
         batch_run(&b->w);
         batch_done(&b->w);
+        loop_linger(s->l);
     } else { /* not inside another's answer */
         loop_before_sleep(s->l, &s->flush_hook, store_flush, s);
     }

@@ -326,6 +326,7 @@ static struct kinformer *informer(struct netboot_kube *k, const char *resource) 
 
 /* The plan of the last run serves until the API server answers. */
 static void load_last(struct netboot_kube *k) {
+    AUTO(json_docp) struct json_doc *d = NULL;
     struct nb_plan *plan = NULL;
     struct err e = ERR_INIT;
     if (sys_file_read(k->nb->journal.dir_fd, plan_file, &k->last, &e) < 0) {
@@ -336,6 +337,8 @@ static void load_last(struct netboot_kube *k) {
         netboot_set_plan(k->nb, plan, &e) < 0) {
         LOG_WARN("netboot", "plan of the last run unusable, continuing without it", F_ERR(&e));
         buf_reset(&k->last);
+    } else if (json_parse(buf_view(&k->last), 0, &d, &e) == 0) {
+        nb_kube_cas_keep(k, json_root(d));
     }
 }
 

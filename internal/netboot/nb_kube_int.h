@@ -45,6 +45,8 @@ void nb_kube_add_approved(struct making *m, const struct json *host); /* its add
 /* [{code|name, value}] of the API → {"code": value} of the plan; later ones win. */
 void nb_kube_put_options(struct making *m, struct json *to, const struct json *list);
 void nb_kube_put_catch_all(struct making *m, struct json *o, const struct json *net);
+/* The CAs in the plan of the last run hold until keyd tells them anew. */
+void nb_kube_cas_keep(struct netboot_kube *k, const struct json *plan);
 void nb_kube_cas_free(struct netboot_kube *k);
 
 /* ---- what is told back (nb_kube_status.c) ---- */

@@ -16,7 +16,7 @@ enum {
 struct ca { /* of one tenant */
     struct netboot_kube *k;
     char *uid, *pem; /* pem NULL: not known yet */
-    bool asked;
+    bool asked, fresh; /* fresh: keyd said it in this run */
     struct loop_timer again;
 };
 
@@ -35,9 +35,13 @@ static void on_bundle(void *ctx, int rc, struct json *reply, const struct err *e
         return;
     }
     if (pem) {
-        free(ca->pem);
-        ca->pem = str_dup(pem);
-        nb_kube_rebuild_soon(ca->k);
+        bool same = ca->pem && str_eq(ca->pem, pem);
+        ca->fresh = true;
+        if (!same) {
+            free(ca->pem);
+            ca->pem = str_dup(pem);
+            nb_kube_rebuild_soon(ca->k);
+        }
     } else {
         loop_timer_start(ca->k->nb->l, &ca->again, CA_RETRY_S * NS_PER_S, ca_ask, "tenant ca");
     }
@@ -49,7 +53,7 @@ static void ca_ask(struct loop_timer *t) {
     keyclient_bundle(ca->k->keys, ca->uid, on_bundle, ca);
 }
 
-static const char *ca_of(struct netboot_kube *k, const char *uid) {
+static struct ca *ca_get(struct netboot_kube *k, const char *uid) {
     struct ca *ca = map_get_str(&k->cas, uid);
     if (!ca) {
         ca = new_zero(struct ca);
@@ -57,10 +61,33 @@ static const char *ca_of(struct netboot_kube *k, const char *uid) {
         ca->uid = str_dup(uid);
         map_put_str(&k->cas, uid, ca);
     }
-    if (!ca->pem && !ca->asked && !loop_timer_active(&ca->again) && k->keys) {
+    return ca;
+}
+
+static const char *ca_of(struct netboot_kube *k, const char *uid) {
+    struct ca *ca = ca_get(k, uid);
+    if (!ca->fresh && !ca->asked && !loop_timer_active(&ca->again) && k->keys) {
         ca_ask(&ca->again);
     }
     return ca->pem;
+}
+
+static void ca_keep(struct netboot_kube *k, const struct json *target) {
+    const char *uid = json_str_at(target, "tenant", "uid");
+    struct span data = json_span(json_at(target, "document", "tenant", "caData"));
+    AUTO(buf) struct buf pem = BUF_INIT(1 << 20);
+    if (uid && data.n && !map_get_str(&k->cas, uid) && b64_decode(&pem, data) == 0) {
+        ca_get(k, uid)->pem = str_dup(buf_cstr(&pem));
+    }
+}
+
+void nb_kube_cas_keep(struct netboot_kube *k, const struct json *plan) {
+    JSON_EACH(it, node, json_get(plan, "nodes")) {
+        ca_keep(k, node);
+    }
+    JSON_EACH(it2, net, json_get(plan, "networks")) {
+        ca_keep(k, json_get(net, "catchAll"));
+    }
 }
 
 void nb_kube_cas_free(struct netboot_kube *k) {

@@ -179,7 +179,7 @@ static struct plan plan_of(const struct json *set) {
     return n;
 }
 
-/* Upwards: what is missing or has failed, one after the other unless parallel. True: all there is to do for now. */
+/* Upwards: what is missing or has failed, one after the other unless parallel. True: nothing else is due. */
 static bool fill_up(struct sync *s, const struct plan *n) {
     struct stsrun *run = s->data;
     const char *cur_rev = json_str_or(json_at(n->set, "status", "currentRevision"), run->revision);

@@ -15,7 +15,7 @@ enum {
 
 struct ca { /* of one tenant */
     struct netboot_kube *k;
-    char *uid, *pem; /* pem NULL: not known yet */
+    char *uid, *pem;   /* pem NULL: not known yet */
     bool asked, fresh; /* fresh: keyd said it in this run */
     struct loop_timer again;
 };
